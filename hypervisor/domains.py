@@ -384,7 +384,7 @@ class DomainTable:
             domain.process.send(channel.Pages(pages))
 
     def _on_death(self, domain: Domain, status: int) -> None:
-        """The domain's process is gone: unless the domain is being destroyed, it crashed and its Realm is taken apart."""
+        """The domain's process is gone: unless the domain is being destroyed, it crashed; its Realm is taken apart."""
         if not domain.dying:
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
             text = domain.crash_reason or f"domain process died ({how})"

@@ -38,8 +38,8 @@ class SchedulableVcpu(Protocol):
     def run_once(self) -> VcpuState:
         """One entry and what follows from its exit."""
 
-    def poll(self, count: int) -> bool:
-        """A blocked vCPU: deliver what is due at ``count``; whether it wants to run now."""
+    def poll(self) -> bool:
+        """A vCPU that is not runnable: deliver what is due; whether it wants to run now."""
 
 
 class Scheduler:
@@ -68,19 +68,15 @@ class Scheduler:
                 self._turn(number)
         return True
 
-    def _wants(self, number: int, count: int) -> bool:
+    def _wants(self, number: int) -> bool:
         vcpu = self._vcpus[number]
-        state = vcpu.state
-        if state is VcpuState.RUNNABLE or state is VcpuState.YIELDED:
-            return True
-        return state is VcpuState.BLOCKED and vcpu.poll(count)
+        return vcpu.state <= VcpuState.YIELDED or vcpu.poll()
 
     def _pick(self) -> int | None:
-        count = clock.now()
         total = len(self._vcpus)
         for step in range(total):
             number = (self._next + step) % total
-            if self._wants(number, count):
+            if self._wants(number):
                 self._next = (number + 1) % total
                 return number
         return None
@@ -120,6 +116,6 @@ class Scheduler:
             count = clock.now()
             if count < end and not (due is not None and count >= due):
                 continue
-            if any(self._wants(other, count) for other in range(len(self._vcpus)) if other != number):
+            if any(self._wants(other) for other in range(len(self._vcpus)) if other != number):
                 return state
             end = count + QUANTUM

@@ -188,6 +188,15 @@ class UnmapFlags(Register):
     LIST_COUNT = bits(15, 2)
 
 
+class UnprotMapFlags(Register):
+    """RmiRttUnprotMapFlags, input of RTT_UNPROT_MAP."""
+
+    OADDR_TYPE = bits(1, 0, AddrType)
+    LIST_COUNT = bits(15, 2)
+    MEMATTR = bits(18, 16)
+    S2AP = bits(22, 19)
+
+
 class ContinueFlags(Register):
     """RmiContinueFlags, input of OP_CONTINUE."""
 

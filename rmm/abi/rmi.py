@@ -121,6 +121,7 @@ _TABLE = (
     _row(0x11, "RMI_RTT_READ_ENTRY",          "rd ipa level",                                    "level state desc ripas", "",   "B3.2"),
     _row(0x14, "RMI_PSCI_COMPLETE",           "calling:rec target:rec status:int",               "",                   "",       "B3.2"),
     _row(0x15, "RMI_FEATURES",                "index:int",                                       "value",              "",       "B3.1"),
+    _row(0x16, "RMI_RTT_FOLD",                "rd ipa level",                                    "rtt",                "steps",  "B3.2"),
     _row(0x18, "RMI_RTT_INIT_RIPAS",          "rd base:ipa top:ipa",                             "out_top",            "steps",  "B3.2"),
     _row(0x19, "RMI_RTT_SET_RIPAS",           "rd rec base:ipa top:ipa",                         "out_top",            "steps",  "B3.2"),
     _row(0x1E, "RMI_RMM_CONFIG_SET",          "config:ns",                                       "",                   "",       "B3.1"),
@@ -131,6 +132,8 @@ _TABLE = (
     _row(0xA3, "RMI_GPT_L1_CREATE",           "base:pa",                                         "handle request",     "memory", "B3.1"),
     _row(0xA5, "RMI_RTT_DATA_MAP",            "rd base:ipa top:ipa flags oaddr:pa",              "out_top",            "steps",  "B3.2"),
     _row(0xA6, "RMI_RTT_DATA_UNMAP",          "rd base:ipa top:ipa flags oaddr:ns",              "out_top range count", "steps", "B3.2"),
+    _row(0xAB, "RMI_RTT_UNPROT_MAP",          "rd base:ipa top:ipa flags oaddr:pa",              "out_top",            "steps",  "B3.2"),
+    _row(0xAC, "RMI_RTT_UNPROT_UNMAP",        "rd base:ipa top:ipa flags oaddr:ns",              "out_top range count", "steps", "B3.2"),
     _row(0xB1, "RMI_REALM_TERMINATE",         "rd",                                              "",                   "steps",  "B3.2"),
     _row(0xB2, "RMI_RMM_ACTIVATE",            "",                                                "handle request",     "memory", "B3.1"),
     _row(0xB3, "RMI_OP_CONTINUE",             "handle flags",                                    "x1 request x3",      "",       "B3.1"),
@@ -158,6 +161,7 @@ RTT_DESTROY = BY_NAME["RMI_RTT_DESTROY"].fid
 RTT_READ_ENTRY = BY_NAME["RMI_RTT_READ_ENTRY"].fid
 PSCI_COMPLETE = BY_NAME["RMI_PSCI_COMPLETE"].fid
 FEATURES = BY_NAME["RMI_FEATURES"].fid
+RTT_FOLD = BY_NAME["RMI_RTT_FOLD"].fid
 RTT_INIT_RIPAS = BY_NAME["RMI_RTT_INIT_RIPAS"].fid
 RTT_SET_RIPAS = BY_NAME["RMI_RTT_SET_RIPAS"].fid
 RMM_CONFIG_SET = BY_NAME["RMI_RMM_CONFIG_SET"].fid
@@ -168,6 +172,8 @@ GRANULE_RANGE_UNDELEGATE = BY_NAME["RMI_GRANULE_RANGE_UNDELEGATE"].fid
 GPT_L1_CREATE = BY_NAME["RMI_GPT_L1_CREATE"].fid
 RTT_DATA_MAP = BY_NAME["RMI_RTT_DATA_MAP"].fid
 RTT_DATA_UNMAP = BY_NAME["RMI_RTT_DATA_UNMAP"].fid
+RTT_UNPROT_MAP = BY_NAME["RMI_RTT_UNPROT_MAP"].fid
+RTT_UNPROT_UNMAP = BY_NAME["RMI_RTT_UNPROT_UNMAP"].fid
 REALM_TERMINATE = BY_NAME["RMI_REALM_TERMINATE"].fid
 RMM_ACTIVATE = BY_NAME["RMI_RMM_ACTIVATE"].fid
 OP_CONTINUE = BY_NAME["RMI_OP_CONTINUE"].fid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def test_any_order_of_allocating_and_freeing_ends_with_all_memory_whole_again(pa
             except OutOfPages:
                 continue
         spans = sorted(extent for extents in held for extent in extents)
-        assert all(a.pa + a.size <= b.pa for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a.pa + a.size <= b.pa for a, b in itertools.pairwise(spans))
         assert pages.free_pages == 4096 - sum(extent.size for extent in spans) // GRANULE_SIZE
     for extents in held:
         pages.free_extents(extents)

@@ -103,7 +103,7 @@ def test_progress_comes_before_the_answer(served: _Served) -> None:
 
 
 def test_a_refusal_carries_code_text_and_errno(served: _Served) -> None:
-    with Client(served.path) as client, pytest.raises(RpcError, match="Domain 9 does not exist.") as refused:
+    with Client(served.path) as client, pytest.raises(RpcError, match=r"Domain 9 does not exist\.") as refused:
         client.call("domain_info", messages.DomainRef(domid=9), messages.DomainInfo)
     assert (refused.value.code, refused.value.failure.errno) == ("no_domain", "ESRCH")
 

@@ -199,6 +199,7 @@ class RealmBuild:
             for start in range(0, extent.size, layout.CHUNK_PAGES * GRANULE_SIZE):
                 size = min(extent.size - start, layout.CHUNK_PAGES * GRANULE_SIZE)
                 sources = self._take_image(extent, start, size)
+                yield from self._step("data", done, total)
                 for mapped in self._map_chunk(extent, start, size, sources):
                     yield from self._step("data", done + mapped, total)
                 done += size // GRANULE_SIZE

@@ -147,7 +147,7 @@ class RealmVcpu:
 
         Without an entry when the vCPU has nothing to run: BLOCKED, DOWN, PARKED (also once the domain shuts down).
         """
-        if self.state > VcpuState.YIELDED and not self._may_run():
+        if self.state > VcpuState.YIELDED and not self.poll():
             return self.state
         if not self._checked or self.guest.is_shutting_down:
             self._check()
@@ -176,7 +176,7 @@ class RealmVcpu:
         self.state = state = dispatch(self)
         return state
 
-    def _may_run(self) -> bool:
+    def poll(self) -> bool:
         """Whether a waiting vCPU has something to do now; drives the lines of timers that expired while it waited."""
         if self.state is not VcpuState.BLOCKED:
             return False

@@ -446,3 +446,9 @@ class Records:
             found += range(extent.pa + extent.returned, extent.pa + extent.delegated, GRANULE_SIZE)
         found += self.abandoned
         return found
+
+
+def handle_in_use(ns: NonSecureView, root_pa: int) -> int | None:
+    """The handle of the operation that the Realm with records at ``root_pa`` has in flight; None without one."""
+    records = Records.open(ns, root_pa)
+    return records.operation.handle if records is not None and records.operation.fid else None

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from hypervisor.arm.cca.granules import reclaim, reclaim_range
 from hypervisor.arm.cca.layout import LIST_PAGE
 from hypervisor.arm.cca.ledger import Ledger
 from hypervisor.arm.cca.ports import HostPages, Level, Log, Progress
 from hypervisor.arm.cca.records import ExtentRecord, Records, RecordsError, RecRecord
-from hypervisor.arm.cca.rmi import Rmi, RmiFailure, command_name
+from hypervisor.arm.cca.rmi import Rmi, RmiFailure, command_name, errno_of, is_incomplete
 from hypervisor.arm.cca.sro import SroEngine
 from hypervisor.arm.cca.state import STAGES, ObjectState, RealmState
 from machine.board import SmcResult
@@ -57,24 +57,34 @@ def relinquish(
     ns: NonSecureView,
     pages: HostPages,
     log: Log,
+    handles_in_use: Callable[[], Collection[int]] = tuple,
 ) -> Iterator[Progress]:
     """Give back everything that the records at ``root_pa`` name; nothing to do when there are none.
 
-    The vCPUs must not run any more. RelinquishError when something is left; every granule that is, is logged.
+    ``handles_in_use`` answers the operation handles in the records of all other domains
+    (:func:`hypervisor.arm.cca.records.handle_in_use`). The vCPUs must not run any more. RelinquishError when something
+    is left; every granule that is, is logged.
     """
     records = Records.open(ns, root_pa)
     if records is None:
         return
     if records.state != RealmState.DEAD:
-        yield from _Teardown(records, smc, ns, pages, log).run()
+        yield from _Teardown(records, smc, ns, pages, log, handles_in_use).run()
     records.erase(pages)
 
 
 class _Teardown:
     def __init__(
-        self, records: Records, smc: Callable[..., SmcResult], ns: NonSecureView, pages: HostPages, log: Log
+        self,
+        records: Records,
+        smc: Callable[..., SmcResult],
+        ns: NonSecureView,
+        pages: HostPages,
+        log: Log,
+        handles_in_use: Callable[[], Collection[int]],
     ) -> None:
         self._records = records
+        self._handles_in_use = handles_in_use
         self._rmi = Rmi(smc, records.operation)
         self._ns = ns
         self._pages = pages
@@ -114,15 +124,38 @@ class _Teardown:
 
     def _operation(self, phase: str) -> Iterator[Progress]:
         operation = self._records.operation
-        if operation.fid:
-            fid, rec = operation.fid, operation.rec
-            ledger = self._records.ledger if rec is None else self._records.recs[rec].aux
-            handle = operation.handle
-            if handle is None:
-                operation.ended()
-            elif not self._engine.resume(fid, handle, operation.cancellable, ledger):
-                raise RmiFailure(errno.EIO, 0, command_name(fid), f"operation {handle:#x} cannot be ended")
+        fid, handle, rec = operation.fid, operation.handle, operation.rec
+        if fid in (abi.REC_CREATE, abi.REC_DESTROY) and rec is not None:
+            self._settle_rec(self._records.recs[rec], fid, handle)
+        elif fid and handle is not None:
+            self._resume(fid, handle, self._records.ledger)
+        operation.ended()
         yield from self._step(phase, 1, 1)
+
+    def _settle_rec(self, rec: RecRecord, fid: int, handle: int | None) -> None:
+        """End a REC's operation. Whether it is still open is asked of the REC's granule, never of the handle alone:
+
+        a handle that is over may be someone else's by now.
+        """
+        reply = self._rmi.start(abi.REC_DESTROY, rec.page)
+        if is_incomplete(reply[0]):
+            # It is a REC: whatever was in flight is over.
+            self._engine.adopt(abi.REC_DESTROY, reply, rec.aux)
+            rec.object = ObjectState.ABSENT
+            return
+        if reply[0] & 0xFF not in (Status.SUCCESS, Status.ERROR_INPUT):
+            raise RmiFailure(errno_of(reply[0]), reply[0], "RMI_REC_DESTROY")
+        if reclaim(self._rmi, self._ns, rec.page):
+            return
+        if handle is None:
+            handle = self._engine.find(fid, self._handles_in_use())
+            if handle is None:
+                raise RmiFailure(errno.EIO, 0, command_name(fid), "the unfinished operation cannot be found")
+        self._resume(fid, handle, rec.aux)
+
+    def _resume(self, fid: int, handle: int, ledger: Ledger) -> None:
+        if not self._engine.resume(fid, handle, self._records.operation.cancellable, ledger):
+            raise RmiFailure(errno.EIO, 0, command_name(fid), f"operation {handle:#x} cannot be ended")
 
     def _terminate(self, phase: str) -> Iterator[Progress]:
         records = self._records

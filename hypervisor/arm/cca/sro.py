@@ -5,14 +5,15 @@ take, and which it took, is in a :class:`hypervisor.arm.cca.ledger.Ledger`; ever
 delegated. :meth:`SroEngine.resume` ends an operation whose process has died.
 
 Served, as in the series: 4 KiB blocks, not contiguous, delegated, one descriptor a page, at most one list page.
-Different from it: an operation is never left open when it may be cancelled, BUSY is retried everywhere, and a BLOCKED
-reply to a step is not taken for the operation's end.
+Different from it: an operation that cannot go on is ended also when it may not be cancelled (by a donation that it has
+to refuse), BUSY is retried everywhere, and a BLOCKED reply to a step is not taken for the operation's end.
 """
 
 from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Collection
 from typing import Final, NoReturn
 
 from hypervisor.arm.cca import rmi as calls
@@ -28,6 +29,8 @@ from rmm.abi.rmi import Status
 
 #: Pages that an operation other than a REC's may take (the series' cap).
 DONATION_CAP: Final = 64
+#: Handles looked at for an operation whose handle was never recorded.
+PROBED_HANDLES: Final = 256
 
 
 class _Refused(Exception):
@@ -78,10 +81,10 @@ class SroEngine:
             try:
                 reply = self._step(handle, reply, ledger, capacity)
             except _Refused as refused:
-                self._give_up(fid, handle, cancellable, refused, reply[0], ledger)
+                self._give_up(fid, handle, cancellable, refused, reply, ledger)
             if reply[0] & 0xFF == Status.BLOCKED:
                 # The operation is still open, and nothing that this host has in flight blocks it.
-                self._give_up(fid, handle, cancellable, _Refused(errno.EIO, "blocked"), reply[0], ledger)
+                self._give_up(fid, handle, cancellable, _Refused(errno.EIO, "blocked"), reply, ledger)
         self._rmi.pending.ended()
         return self._final(fid, reply)
 
@@ -182,27 +185,38 @@ class SroEngine:
     # Giving up.
 
     def _give_up(
-        self, fid: int, handle: int, cancellable: bool, refused: _Refused, x0: int, ledger: Ledger
+        self, fid: int, handle: int, cancellable: bool, refused: _Refused, reply: SmcResult, ledger: Ledger
     ) -> NoReturn:
-        """Cancel when that is allowed, and raise; without it the operation stays recorded as being in flight."""
-        if refused.over is not None:
-            self._rmi.pending.ended()
-        elif cancellable:
-            final = self._cancel(handle, ledger)
-            if final is not None:
-                self._rmi.pending.ended()
-                code = errno_of(final) or refused.code
-                raise RmiFailure(code, final or x0, command_name(fid), str(refused))
-        raise RmiFailure(refused.code, x0, command_name(fid), str(refused))
+        """End the operation if there is a way, and raise; one that cannot be ended stays recorded as in flight."""
+        final = refused.over
+        if final is None:
+            if cancellable:
+                final = self._cancel(handle, ledger)
+            elif is_incomplete(reply[0]) and calls.memory_request(reply[0]) == MemReq.DONATE:
+                final = self._drain(handle, self._offer_nothing(handle), ledger)
+        if final is None:
+            raise RmiFailure(refused.code, reply[0], command_name(fid), str(refused))
+        self._rmi.pending.ended()
+        code = refused.code if not cancellable else errno_of(final) or refused.code
+        raise RmiFailure(code, final or reply[0], command_name(fid), str(refused))
 
     def _cancel(self, handle: int, ledger: Ledger) -> int | None:
         """OP_CANCEL and what follows; the final X0, None when the operation could not be ended."""
         reply = self._rmi.start(abi.OP_CANCEL, handle)
-        if calls.is_rmi_error(reply[0]) or errno_of(reply[0]):
-            return None
-        return self._drain(handle, reply, ledger)
+        return None if errno_of(reply[0]) else self._drain(handle, reply, ledger)
+
+    def _offer_nothing(self, handle: int) -> SmcResult:
+        """Make an operation that wants memory, and may not be cancelled, fail.
+
+        A donation that cannot be accepted (the list page itself, which is not delegated) is recorded as the operation's
+        failure, and the next step reports it.
+        """
+        self._ns.write(self._list, struct.pack("<Q", AddrRangeDesc.of(self._list)))
+        reply = self._rmi.start(abi.OP_MEM_DONATE, handle, self._list, 1)
+        return self._rmi.op_continue(handle) if calls.is_rmi_error(reply[0]) else reply
 
     def _drain(self, handle: int, reply: SmcResult, ledger: Ledger) -> int | None:
+        """Take back what a failing operation holds; its final X0, None when it could not be ended."""
         while is_pending(reply[0]):
             request = calls.memory_request(reply[0]) if is_incomplete(reply[0]) else MemReq.NONE
             try:
@@ -218,6 +232,11 @@ class SroEngine:
 
     # After a crash.
 
+    def adopt(self, fid: int, reply: SmcResult, ledger: Ledger) -> SmcResult:
+        """Complete an operation that takes no memory from its first, INCOMPLETE reply, as :meth:`run` does."""
+        self._suspect(ledger)
+        return self._drive(fid, reply[1], reply, ledger, 0)
+
     def resume(self, fid: int, handle: int, cancellable: bool, ledger: Ledger) -> bool:
         """End an operation that its process left in flight; False when the RMM still has it open.
 
@@ -225,33 +244,43 @@ class SroEngine:
         operation does not wait for is refused with ERROR_INPUT and changes nothing, so they are tried in turn. All
         refused: the handle is dead, the operation was over.
         """
-        for pa in ledger.pages(Entry.OFFERED):
-            # May have been taken; what was not comes back by undelegating it below or in teardown.
-            ledger.mark(pa, Entry.HELD)
+        self._suspect(ledger)
         if cancellable:
-            reply = self._rmi.start(abi.OP_CANCEL, handle)
-            if not calls.is_rmi_error(reply[0]):
-                return self._ended(self._drain(handle, reply, ledger))
+            final = self._cancel(handle, ledger)
+            if final is not None:
+                return self._ended(final)
         reply = self._rmi.op_continue(handle)
-        if reply[0] != Status.ERROR_INPUT:
-            return self._ended(self._drain(handle, reply, ledger))
-        self._ns.zero(self._list, GRANULE_SIZE)
-        if ledger.pages(Entry.HELD):
+        if reply[0] == Status.ERROR_INPUT and ledger.pages(Entry.HELD):
             try:
                 reply = self._reclaim(handle, ledger)
             except _Refused:
                 return False
-            if reply[0] != Status.ERROR_INPUT:
-                return self._ended(self._drain(handle, reply, ledger))
-        # Neither step fits: the operation wants memory before it goes on and may not be cancelled, or it is over.
-        reply = self._rmi.start(abi.OP_MEM_DONATE, handle, self._list, 0)
-        if not is_incomplete(reply[0]):
-            return self._ended(reply[0])
-        try:
-            self._drive(fid, handle, reply, ledger, ledger.capacity)
-        except RmiFailure as failure:
-            return not is_pending(failure.x0)
-        return True
+        if reply[0] == Status.ERROR_INPUT:
+            reply = self._offer_nothing(handle)
+        return self._ended(self._drain(handle, reply, ledger))
+
+    def find(self, fid: int, in_use: Collection[int]) -> int | None:
+        """The handle of an operation that is open, when its process died before it could record it.
+
+        Asked of each handle is something that changes nothing: to reclaim into an empty list, or to donate an empty
+        one. Only for an RMM whose handles are small numbers; ``in_use`` are those that others have recorded. None when
+        there is no such operation, or more than one.
+        """
+        wants = MemReq.DONATE if fid == abi.REC_CREATE else MemReq.RECLAIM
+        step = abi.OP_MEM_DONATE if wants == MemReq.DONATE else abi.OP_MEM_RECLAIM
+        found = []
+        for handle in range(PROBED_HANDLES):
+            if handle not in in_use:
+                x0 = self._rmi.start(step, handle, self._list, 0)[0]
+                if is_incomplete(x0) and calls.memory_request(x0) == wants:
+                    found.append(handle)
+        return found[0] if len(found) == 1 else None
+
+    @staticmethod
+    def _suspect(ledger: Ledger) -> None:
+        """Pages on offer when the process died may have been taken; what was not comes back by undelegating it."""
+        for pa in ledger.pages(Entry.OFFERED):
+            ledger.mark(pa, Entry.HELD)
 
     def _ended(self, final: int | None) -> bool:
         if final is None:
