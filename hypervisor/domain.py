@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hypervisor.arm.cca.records import realm_state
+from hypervisor.arm.cca.state import RealmState
 from hypervisor.domain_process_handle import DomainProcessHandle
 from hypervisor.pages import Extent
 from hypervisor.rpc.messages import DomainInfo, ShutdownReason, VcpuInfo
@@ -34,6 +36,7 @@ class Domain:
     or its process. ``pause_count`` starts at 1: a domain is created paused. ``changed`` wakes whoever waits for it.
     """
 
+    ns: NonSecureView
     domid: int
     uuid: str
     name: str
@@ -55,7 +58,6 @@ class Domain:
     was_unpaused: bool = False
     building: bool = False
     realm: bool = False
-    realm_state: str = "NONE"
     dying: bool = False
     gone: bool = False
     console_seen: int = 0
@@ -83,7 +85,7 @@ class Domain:
             gpa += extent.size
         return rows
 
-    def write(self, ns: NonSecureView, gpa: int, data: bytes) -> None:
+    def write(self, gpa: int, data: bytes) -> None:
         """Copy into guest RAM through the non-secure view; GuestMemoryError outside RAM, nothing written."""
         end = GUEST_RAM_BASE + self.ram_size
         if gpa < GUEST_RAM_BASE or gpa + len(data) > end:
@@ -94,7 +96,12 @@ class Domain:
         for base, pa, size in self.guest_extents():
             low, high = max(gpa, base), min(gpa + len(data), base + size)
             if low < high:
-                ns.write(pa + low - base, view[low - gpa : high - gpa])
+                self.ns.write(pa + low - base, view[low - gpa : high - gpa])
+
+    @property
+    def realm_state(self) -> RealmState:
+        """The host's view of the domain's Realm, from the records in memory."""
+        return realm_state(self.ns, self.records_pa)
 
     @property
     def pid(self) -> int:
@@ -141,7 +148,7 @@ class Domain:
             vcpu_online=len(online),
             created_ns=self.created_ns,
             realm=self.realm,
-            realm_state=self.realm_state,
+            realm_state=self.realm_state.name,
             vuart=self.vuart,
             pid=self.pid,
             crash_reason=self.crash_reason,

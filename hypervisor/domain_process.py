@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import signal
 import socket
@@ -114,6 +115,17 @@ class ChannelPages:
             self._free.append(pa)
 
 
+class _DeviceLog(logging.Handler):
+    """What the emulated devices say of their guest, to the daemon."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log(record.getMessage())
+
+
 class DomainProcess:
     """The process: its connection to the daemon, and the domain once it is told which."""
 
@@ -153,6 +165,9 @@ class DomainProcess:
             self.mailbox.put(channel.decode_to_domain(packet))
 
     def _log(self, level: Level, text: str) -> None:
+        if level is Level.GUEST_ERR:
+            # The line before a crash is its reason.
+            self._crash_message = text
         if level in (Level.GUEST_ERR, Level.GUEST_INFO) and not self._may_log():
             return
         self.send(channel.LogLine(LEVEL_NAMES[level], text))
@@ -213,9 +228,11 @@ class DomainProcess:
             on_shutdown=self._on_shutdown,
             log=self._device_log,
         )
+        logging.getLogger("hypervisor.arm").addHandler(_DeviceLog(self._device_log))
 
     def _on_shutdown(self, reason: ShutdownReason) -> None:
-        self.send(channel.Shutdown(int(reason), self._crash_message))
+        why = self._crash_message if reason is ShutdownReason.CRASH else ""
+        self.send(channel.Shutdown(int(reason), why))
 
     def _handle(self, message: ToDomain) -> None:
         match message:

@@ -16,6 +16,7 @@ from pathlib import Path
 from hypervisor import channel
 from hypervisor.arm.cca.bringup import CcaHost
 from hypervisor.arm.cca.ports import Level
+from hypervisor.arm.cca.records import handle_in_use
 from hypervisor.arm.cca.relinquish import RelinquishError, relinquish
 from hypervisor.channel import FromDomainMessage
 from hypervisor.domain import GUEST_RAM_BANK0, Domain, GuestMemoryError
@@ -98,6 +99,7 @@ class DomainTable:
             raise Refusal("no_memory", text, "ENOMEM") from None
         ns = self._board.ns
         domain = Domain(
+            ns=ns,
             domid=domid,
             uuid=request.uuid,
             name=request.name,
@@ -167,7 +169,7 @@ class DomainTable:
         """Write guest RAM of a domain that has not been finalized or unpaused."""
         domain = self._under_construction(domid)
         try:
-            domain.write(self._board.ns, gpa, data)
+            domain.write(gpa, data)
         except GuestMemoryError as error:
             raise Refusal("bad_address", f"domain {domid}: {error}", "EINVAL") from None
 
@@ -438,7 +440,16 @@ class DomainTable:
 
     async def _take_apart(self, domain: Domain) -> None:
         """Run relinquish in steps of a few milliseconds; the records say where an earlier attempt stopped."""
-        steps = relinquish(domain.records_pa, self._board.smc, self._board.ns, _Returned(domain), self._log_cca)
+        ns = self._board.ns
+
+        def handles_in_use() -> list[int]:
+            others = (other for other in self._domains.values() if other is not domain)
+            handles = (handle_in_use(ns, other.records_pa) for other in others)
+            return [handle for handle in handles if handle is not None]
+
+        steps = relinquish(
+            domain.records_pa, self._board.smc, ns, _Returned(domain), self._log_cca, handles_in_use=handles_in_use
+        )
         try:
             while True:
                 until = time.monotonic() + STEP

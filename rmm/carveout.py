@@ -14,8 +14,9 @@ from rmm.abi.fields import Structure, u64
 #: Marks an initialised carve-out; names the layout of everything in it.
 MAGIC = int.from_bytes(b"RMM2bet1", "little")
 
-#: Words (u64) in the journal: room for one command over a whole table, with its granule states.
-JOURNAL_WORDS = 1 << 14
+#: Words (u64) in the journal. The largest transaction is a GRANULE_RANGE_DELEGATE that withdraws the unprotected leaves
+#: of everything it delegates: 2 words per leaf.
+JOURNAL_WORDS = 1 << 17
 #: VMIDs that the RMM hands out; 0 is not used.
 VMIDS = 1 << 16
 #: Bytes of one stateful operation's context.

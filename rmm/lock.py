@@ -14,6 +14,7 @@ import fcntl
 import os
 import struct
 import threading
+import weakref
 from types import TracebackType
 
 from rmm.commit import Journal
@@ -24,8 +25,23 @@ _MAX_RECS = 4096
 _FLOCK = struct.Struct("=hhqqi4x")
 
 
-def _reopen(fd: int) -> int:
-    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+class _Descriptor:
+    """An open file description of this process's own: reopened in a forked child, under the same number."""
+
+    def __init__(self, fd: int) -> None:
+        self._memory_fd = fd
+        self.fd = self._open()
+        _descriptors.add(self)
+        weakref.finalize(self, os.close, self.fd)
+
+    def _open(self) -> int:
+        return os.open(f"/proc/self/fd/{self._memory_fd}", os.O_RDWR | os.O_CLOEXEC)
+
+    def reopen(self) -> None:
+        """In a forked child: stop sharing the parent's description."""
+        fresh = self._open()
+        os.dup2(fresh, self.fd, inheritable=False)
+        os.close(fresh)
 
 
 class RmmLock:
@@ -36,16 +52,12 @@ class RmmLock:
     """
 
     def __init__(self, fd: int, journal: Journal, valid: memoryview) -> None:
-        self._memory_fd = fd
-        self.fd = _reopen(fd)
+        self._descriptor = _Descriptor(fd)
+        self.fd = self._descriptor.fd
         self.journal = journal
         self.valid = valid
         self.mutex = threading.Lock()
-        os.register_at_fork(after_in_child=self._after_fork)
-
-    def _after_fork(self) -> None:
-        self.fd = _reopen(self._memory_fd)
-        self.mutex = threading.Lock()
+        _locks.add(self)
 
     def acquire(self) -> None:
         """Wait for the lock."""
@@ -76,14 +88,8 @@ class RunningRecs:
     """
 
     def __init__(self, fd: int) -> None:
-        self._memory_fd = fd
-        self._holder = _reopen(fd)
-        self._probe = _reopen(fd)
-        os.register_at_fork(after_in_child=self._after_fork)
-
-    def _after_fork(self) -> None:
-        self._holder = _reopen(self._memory_fd)
-        self._probe = _reopen(self._memory_fd)
+        self._descriptors = (_Descriptor(fd), _Descriptor(fd))
+        self._holder, self._probe = (descriptor.fd for descriptor in self._descriptors)
 
     @staticmethod
     def _request(kind: int, rd: int, index: int, count: int) -> bytes:
@@ -119,3 +125,17 @@ class RunningRecs:
     def _locked(self, rd: int, index: int, count: int) -> bool:
         answer = fcntl.fcntl(self._probe, fcntl.F_OFD_GETLK, self._request(fcntl.F_WRLCK, rd, index, count))
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+_descriptors: weakref.WeakSet[_Descriptor] = weakref.WeakSet()
+_locks: weakref.WeakSet[RmmLock] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for descriptor in _descriptors:
+        descriptor.reopen()
+    for lock in _locks:
+        lock.mutex = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

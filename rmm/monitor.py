@@ -21,8 +21,18 @@ from rmm.options import Options
 from rmm.realm import Realm, RealmState
 from rmm.rmi import HANDLERS
 
-_COMMAND_MODULES = tuple(
-    "management granule realm rtt ripas data unprot rec sro rec_enter psci_complete".split()
+_COMMAND_MODULES = (
+    "management",
+    "granule",
+    "realm",
+    "rtt",
+    "ripas",
+    "data",
+    "unprot",
+    "rec",
+    "sro",
+    "rec_enter",
+    "psci_complete",
 )
 
 _SVE_HINT: Final = 1 << 16

@@ -20,8 +20,8 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Sequence
-from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, Any
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
 
 from machine.cpu import CONTEXT_SIZE
 from machine.memory import DRAM_BASE, GRANULE_SHIFT, GRANULE_SIZE, PhysicalMemory
@@ -44,14 +44,14 @@ class Context(IntEnum):
     IMAGE = 1
 
 
-class Pending(IntFlag):
-    """What the next REC_ENTER completes."""
+class Pending:
+    """Bits of ``pending``: what the next REC_ENTER completes (PSCI: what keeps it from entering)."""
 
-    PSCI = 1
-    RIPAS = 2
-    HOST_CALL = 4
-    SYSREG_READ = 8
-    RESULT = 16
+    PSCI: Final = 1
+    RIPAS: Final = 2
+    HOST_CALL: Final = 4
+    SYSREG_READ: Final = 8
+    RESULT: Final = 16
 
 
 class RecGranule(Structure):

@@ -1,7 +1,7 @@
 """Replay recorded RMI traces on a fresh machine and report every difference: ``python -m rmm.replay FILE...``.
 
-A file is JSON in one of three shapes: ``vectors`` or ``traces`` (each entry with its ``commands`` or ``steps``), or
-``fixtures`` and ``cases`` (each case plays its fixture's steps, then its own). Steps, by ``op``:
+A file is JSON (or JSON in xz) of one of three shapes: ``vectors`` or ``traces`` (each entry with its ``commands`` or
+``steps``), or ``fixtures`` and ``cases`` (each case plays its fixture's steps, then its own). Steps, by ``op``:
 
 ================================  ====================================================================================
 ``smc``                           an RMI command: ``fid``, ``args``, expected ``ret`` (x0..x4); for REC_ENTER also
@@ -24,6 +24,7 @@ build that the recorded vectors come from (:data:`rmm.options.TF_RMM`), and the 
 from __future__ import annotations
 
 import json
+import lzma
 import multiprocessing
 import struct
 import sys
@@ -98,8 +99,9 @@ def _numbers(values: Sequence[int | str]) -> list[int]:
 def load(path: Path) -> list[Case]:
     """The cases of a trace file; ReplayError when it is not one. Entries without steps do not count."""
     try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = path.read_bytes()
+        document = json.loads(lzma.decompress(content) if path.suffix == ".xz" else content)
+    except (OSError, ValueError, lzma.LZMAError) as error:
         raise ReplayError(f"{path}: {error}") from error
     if not isinstance(document, dict):
         raise ReplayError(f"{path}: not a JSON object")

@@ -165,7 +165,7 @@ def info_rows(host: Physinfo) -> list[tuple[str, str]]:
         ("cpu", host.cpu),
         ("rmm", host.rmm),
         ("arm_cca", "1" if host.cca else "0"),
-        ("arm_cca_realm_debug_vuart", "1" if host.realm_debug_vuart else "0"),
+        ("realm_debug_vuart", "1" if host.realm_debug_vuart else "0"),
         ("delegated_granules", str(host.delegated_granules)),
         ("activation_granules", str(host.activation_granules)),
     ]

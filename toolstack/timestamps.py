@@ -31,4 +31,4 @@ class _Stamping:
 
 def stamp_standard_error() -> None:
     """From now on each line on standard error is stamped."""
-    sys.stderr = _Stamping(sys.stderr)  # type: ignore[assignment]
+    sys.stderr = _Stamping(sys.stderr)

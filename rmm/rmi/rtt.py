@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from rmm import rtt
+from rmm import ns_mappings, rtt
 from rmm.abi.registers import Hipas, Ripas
 from rmm.abi.rmi import Status, error_rtt
 from rmm.granules import GranuleState
@@ -43,6 +43,10 @@ def rtt_create(rmm: Monitor, rd: int, table: int, ipa: int, level: int) -> int:
         return error_rtt(at)
     if descriptor:
         entries = array("Q", [rtt.child(descriptor, level, n) for n in range(rtt.ENTRIES)])
+        if descriptor & rtt.NS and not descriptor & 1:
+            # A withdrawn block: some of its parts may be the host's.
+            for n, entry in enumerate(entries):
+                entries[n] |= ns_mappings.accessible(rmm, rtt.pa(entry), 1 << (rtt.entry_shift(level) - 12))
         rmm.fill_granule(table, entries.tobytes())
     else:
         rmm.zero_granule(table)

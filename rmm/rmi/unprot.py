@@ -67,9 +67,7 @@ def rtt_unprot_map(rmm: Monitor, rd: int, base: int, top: int, flags: int, oaddr
     with rmm.commit() as txn:
         while where < end:
             descriptor = rmm.words[where]
-            leaf = rtt.assigned_ns(
-                block.pa, attributes, level, ns_mappings.accessible(rmm, block.pa, size >> 12)
-            )
+            leaf = rtt.assigned_ns(block.pa, attributes, level, ns_mappings.accessible(rmm, block.pa, size >> 12))
             if block.level != level or rtt.is_table(descriptor):
                 refused = error_rtt(level)
             elif block.pa & (size - 1) or block.pa >> PA_WIDTH:

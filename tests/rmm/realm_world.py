@@ -6,6 +6,7 @@ protected half is EMPTY. Nothing is mapped in the unprotected half, which starts
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class RealmWorld:
         self.run = self.ns()
         self.rd = self.delegated()
         root = self.delegated()
-        values = dict(s2sz=S2SZ, num_bps=5, num_wps=3, rtt_base=root, rtt_num_start=1) | params
+        values = {"s2sz": S2SZ, "num_bps": 5, "num_wps": 3, "rtt_base": root, "rtt_num_start": 1} | params
         self.board.ns.write(self.page, RealmParams.encode(**values))
         self.smc(rmi.REALM_CREATE, self.rd, self.page)
         for level in (1, 2, 3):
@@ -63,6 +64,14 @@ class RealmWorld:
             self.smc(rmi.RTT_DATA_MAP_INIT, self.rd, self.pa[ipa], ipa, self.page, 1)
         self.recs = [self._create_rec(index, gprs, scattered) for index in range(recs)]
         self.smc(rmi.REALM_ACTIVATE, self.rd)
+
+    def seen_by_another_process(self) -> RealmWorld:
+        """The same machine with another processing element and its own firmware over the same memory."""
+        other = copy.copy(self)
+        other.script = other.cpu = ScriptedCpu()
+        other.board = Board(self.memory, other.cpu)
+        other.board.load_firmware("rmm.monitor")
+        return other
 
     def smc(self, fid: int, *args: int) -> tuple[int, ...]:
         """A command that has to succeed (or to be incomplete)."""

@@ -18,14 +18,15 @@ from hypervisor.arm.cca import layout
 from hypervisor.arm.cca.bringup import CcaHost
 from hypervisor.arm.cca.granules import PartialRange, delegate, runs
 from hypervisor.arm.cca.ports import HostPages, Log, Progress, RealmGuest
-from hypervisor.arm.cca.records import REALM_LEDGER, REC_LEDGER, ExtentRecord, Records, RecordsError, RecRecord
+from hypervisor.arm.cca.record_entries import REC_LEDGER, ExtentRecord, RecordsError, RecRecord
+from hypervisor.arm.cca.records import REALM_LEDGER, Records
 from hypervisor.arm.cca.relinquish import STEP_TIME, RelinquishError, relinquish
 from hypervisor.arm.cca.rmi import MEASURE, Rmi, RmiFailure
 from hypervisor.arm.cca.sro import SroEngine
 from hypervisor.arm.cca.state import ObjectState, RealmState
 from hypervisor.arm.cca.validate import HOST_IPA_BITS, ValidationError, check_domain, check_features
 from machine.board import SmcResult
-from machine.memory import GRANULE_SIZE, NonSecureView
+from machine.memory import GRANULE_SIZE, MemoryFault, NonSecureView
 from rmm.abi import rmi as abi
 from rmm.abi.registers import FeatureRegister0, HashAlgorithm, RecCreateFlags
 from rmm.abi.structures import RealmParams, RecParams
@@ -99,7 +100,7 @@ def finalize(
         raise FinalizeError(errno.E2BIG, str(refusal)) from None
     try:
         yield from RealmBuild(guest, host, cca, records).run()
-    except (RmiFailure, MemoryError) as failure:
+    except (RmiFailure, MemoryError, MemoryFault) as failure:
         error = _outcome(guest, records, failure)
         try:
             yield from relinquish(root_pa, host.smc, host.ns, host.pages, host.log)
@@ -108,11 +109,14 @@ def finalize(
         raise error from failure
 
 
-def _outcome(guest: RealmGuest, records: Records, failure: RmiFailure | MemoryError) -> FinalizeError:
+def _outcome(guest: RealmGuest, records: Records, failure: RmiFailure | MemoryError | MemoryFault) -> FinalizeError:
     """What the toolstack is told of a failed step."""
     text = f"d{guest.domid}: ARM CCA: building the Realm failed: {failure}"
     if isinstance(failure, MemoryError):
         code, raw = errno.ENOMEM, 0
+    elif isinstance(failure, MemoryFault):
+        # RAM that is not the domain's to give: another world has it, or there is none.
+        code, raw = errno.EFAULT, 0
     else:
         code = failure.errno
         raw = failure.reportable if failure.command in _REPORTED else 0
@@ -135,7 +139,7 @@ class RealmBuild:
         self._yielded = time.perf_counter()
 
     def run(self) -> Iterator[Progress]:
-        """All phases. RmiFailure or MemoryError when one fails; then the records say what has to be torn down."""
+        """All phases. RmiFailure, MemoryError or MemoryFault when one fails: the records say what to tear down."""
         yield from self.create_realm()
         yield from self.build_tables()
         yield from self.populate()

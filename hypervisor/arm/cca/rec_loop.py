@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from hypervisor.arm.cca.exits import apply_ripas, dispatch
 from hypervisor.arm.cca.ports import Level, Log, RealmGuest, ShutdownReason, VcpuState
-from hypervisor.arm.cca.records import Records, RecRecord
+from hypervisor.arm.cca.record_entries import RecRecord
+from hypervisor.arm.cca.records import Records
 from hypervisor.arm.cca.rmi import Rmi, is_busy
 from hypervisor.arm.cca.state import RealmState
 from machine import clock as system_clock
@@ -80,7 +81,7 @@ class RealmVcpu:
         self.clock = clock
         self.rd = records.rd
         self.rec = record.rec
-        self.rmi = Rmi(board.smc)
+        self.rmi = Rmi(board.smc, records.operation)
         self.vgic = guest.vgic
         self.mmio = guest.mmio
         self.timers = guest.vtimers[record.vcpu_id]

@@ -21,33 +21,37 @@ tables (2 words each), DATA extents (8 words each), RECs (32 words each).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from hypervisor.arm.cca.ledger import Ledger
 from hypervisor.arm.cca.ports import Extent, HostPages
+from hypervisor.arm.cca.record_entries import (
+    NOT_KNOWN,
+    OP_FID,
+    OP_HANDLE,
+    AbandonedGranules,
+    ExtentRecord,
+    OperationRecord,
+    RecordsError,
+    RecRecord,
+    TableRecord,
+)
 from hypervisor.arm.cca.state import ObjectState, RealmState, check_transition
 from machine.memory import GRANULE_SIZE, NonSecureView
 
 MAGIC: Final = 0x31_434552_4D4C_52  # "RLMREC1" and a zero byte
-NOT_KNOWN: Final = (1 << 64) - 1
 #: Most pages that the realm's operations may take.
 REALM_LEDGER: Final = 64
-#: Most pages that one REC's operations may take.
-REC_LEDGER: Final = 16
 
 _WORDS: Final = GRANULE_SIZE // 8
-(_MAGIC, _DOMID, _STATE, _REALM, _RD, _ROOT, _LOST, _WORK_COUNT, _OP_FID, _OP_HANDLE, _OP_CANCEL, _OP_REC,
- _TABLES, _EXTENTS, _RECS) = range(15)
+_MAGIC, _DOMID, _STATE, _REALM, _RD, _ROOT, _LOST, _WORK_COUNT = range(8)
+_TABLES, _EXTENTS, _RECS = range(12, 15)
 _LEDGER: Final = 32
 _DIRECTORY: Final = 128
 _TABLE_WORDS: Final = 2
 _EXTENT_WORDS: Final = 8
 _REC_WORDS: Final = 32
-
-
-class RecordsError(Exception):
-    """Raised when a Realm is too large to record, or a root page holds something else."""
 
 
 class _Section:
@@ -66,212 +70,6 @@ class _Section:
 
 def _pages_for(entries: int, entry_words: int) -> int:
     return -(-entries // (_WORDS // entry_words))
-
-
-class TableRecord:
-    """A translation table: ``ipa`` and ``level`` say which, ``pa`` where; ``exists`` is whether the RMM may know it."""
-
-    __slots__ = ("_at", "_words")
-    _EXISTS: Final = 1 << 2
-
-    def __init__(self, words: memoryview, at: int) -> None:
-        self._words = words
-        self._at = at
-
-    def set(self, ipa: int, level: int, pa: int) -> None:
-        """Record a table whose page is about to be delegated."""
-        self._words[self._at] = ipa | level
-        self._words[self._at + 1] = pa
-
-    def creating(self) -> None:
-        """RTT_CREATE is about to be issued."""
-        self._words[self._at] |= self._EXISTS
-
-    def gone(self) -> None:
-        """The RMM does not know the table (any more)."""
-        self._words[self._at] &= ~self._EXISTS
-
-    def returned(self) -> None:
-        """The page is Non-secure and no longer recorded."""
-        self._words[self._at + 1] = 0
-
-    @property
-    def ipa(self) -> int:
-        return int(self._words[self._at]) & ~0xFFF
-
-    @property
-    def level(self) -> int:
-        return int(self._words[self._at]) & 3
-
-    @property
-    def exists(self) -> bool:
-        return bool(self._words[self._at] & self._EXISTS)
-
-    @property
-    def pa(self) -> int:
-        return int(self._words[self._at + 1])
-
-
-class ExtentRecord:
-    """A run of guest RAM and four marks in it, byte offsets from its start.
-
-    Below ``delegated`` and ``mapped`` the granules may be delegated and mapped; below ``unmapped`` and ``returned``
-    teardown has dealt with them.
-    """
-
-    __slots__ = ("_at", "_words", "gpa", "pa", "size")
-
-    def __init__(self, words: memoryview, at: int) -> None:
-        self._words = words
-        self._at = at
-        self.gpa, self.pa, self.size = (int(word) for word in words[at : at + 3])
-
-    @property
-    def delegated(self) -> int:
-        return int(self._words[self._at + 3])
-
-    @delegated.setter
-    def delegated(self, offset: int) -> None:
-        self._words[self._at + 3] = offset
-
-    @property
-    def mapped(self) -> int:
-        return int(self._words[self._at + 4])
-
-    @mapped.setter
-    def mapped(self, offset: int) -> None:
-        self._words[self._at + 4] = offset
-
-    @property
-    def unmapped(self) -> int:
-        return int(self._words[self._at + 5])
-
-    @unmapped.setter
-    def unmapped(self, offset: int) -> None:
-        self._words[self._at + 5] = offset
-
-    @property
-    def returned(self) -> int:
-        return int(self._words[self._at + 6])
-
-    @returned.setter
-    def returned(self, offset: int) -> None:
-        self._words[self._at + 6] = offset
-
-
-class RecRecord:
-    """A vCPU's REC: its page, whether the object exists, its RecRun page (never delegated), its auxiliary pages."""
-
-    __slots__ = ("_at", "_words", "aux", "vcpu_id")
-
-    def __init__(self, vcpu_id: int, words: memoryview, at: int) -> None:
-        self.vcpu_id = vcpu_id
-        self._words = words
-        self._at = at
-        self.aux = Ledger(words, at + 8, REC_LEDGER)
-
-    @property
-    def page(self) -> int:
-        """The REC's page, 0 when there is none."""
-        return int(self._words[self._at])
-
-    @page.setter
-    def page(self, pa: int) -> None:
-        self._words[self._at] = pa
-
-    @property
-    def object(self) -> ObjectState:
-        return ObjectState(self._words[self._at + 1])
-
-    @object.setter
-    def object(self, state: ObjectState) -> None:
-        self._words[self._at + 1] = state
-
-    @property
-    def run(self) -> int:
-        """The RecRun page, 0 when there is none."""
-        return int(self._words[self._at + 2])
-
-    @run.setter
-    def run(self, pa: int) -> None:
-        self._words[self._at + 2] = pa
-
-    @property
-    def rec(self) -> int:
-        """PA of the REC when it exists, else 0."""
-        return self.page if self.object == ObjectState.EXISTS else 0
-
-
-class OperationRecord:
-    """The operation in flight, as :class:`hypervisor.arm.cca.rmi.PendingOperation`; ``owner`` is set by its caller."""
-
-    def __init__(self, words: memoryview) -> None:
-        self._words = words
-        self.owner: int | None = None
-
-    def started(self, fid: int) -> None:
-        self._words[_OP_HANDLE] = NOT_KNOWN
-        self._words[_OP_CANCEL] = 0
-        self._words[_OP_REC] = NOT_KNOWN if self.owner is None else self.owner
-        self._words[_OP_FID] = fid
-
-    def running(self, fid: int, handle: int, cancellable: bool) -> None:
-        self._words[_OP_CANCEL] = cancellable
-        self._words[_OP_HANDLE] = handle
-        self._words[_OP_FID] = fid
-
-    def ended(self) -> None:
-        self._words[_OP_FID] = 0
-
-    @property
-    def fid(self) -> int:
-        """The command, 0 when nothing is in flight."""
-        return int(self._words[_OP_FID])
-
-    @property
-    def handle(self) -> int | None:
-        """The handle, None while it is not known."""
-        handle = int(self._words[_OP_HANDLE])
-        return None if handle == NOT_KNOWN else handle
-
-    @property
-    def cancellable(self) -> bool:
-        return bool(self._words[_OP_CANCEL])
-
-    @property
-    def rec(self) -> int | None:
-        """The vCPU whose REC the operation is about; None: the realm."""
-        index = int(self._words[_OP_REC])
-        return None if index == NOT_KNOWN else index
-
-
-class AbandonedGranules:
-    """Granules of guest RAM that the RMM did not let go of: a page of words, 0 for a free slot."""
-
-    def __init__(self, words: MutableSequence[int] | memoryview) -> None:
-        self._words = words
-
-    def add(self, pa: int) -> None:
-        """Remember a granule (once). RecordsError when the page is full: teardown stops there and can be retried."""
-        free = -1
-        for index in range(len(self._words)):
-            word = self._words[index]
-            if word == pa:
-                return
-            if not word and free < 0:
-                free = index
-        if free < 0:
-            raise RecordsError(f"{len(self._words)} abandoned granules already: no record for {pa:#x}")
-        self._words[free] = pa
-
-    def discard(self, pa: int) -> None:
-        """Forget a granule that came back after all."""
-        for index in range(len(self._words)):
-            if self._words[index] == pa:
-                self._words[index] = 0
-
-    def __iter__(self) -> Iterator[int]:
-        return iter([int(word) for word in self._words if word])
 
 
 class Records:
@@ -448,7 +246,14 @@ class Records:
         return found
 
 
+def realm_state(ns: NonSecureView, root_pa: int) -> RealmState:
+    """The host's view of a Realm without opening all of its records; NONE when there are none."""
+    return RealmState(ns.read_u64(root_pa + 8 * _STATE)) if ns.read_u64(root_pa) == MAGIC else RealmState.NONE
+
+
 def handle_in_use(ns: NonSecureView, root_pa: int) -> int | None:
     """The handle of the operation that the Realm with records at ``root_pa`` has in flight; None without one."""
-    records = Records.open(ns, root_pa)
-    return records.operation.handle if records is not None and records.operation.fid else None
+    if ns.read_u64(root_pa) != MAGIC or not ns.read_u64(root_pa + 8 * OP_FID):
+        return None
+    handle = ns.read_u64(root_pa + 8 * OP_HANDLE)
+    return None if handle == NOT_KNOWN else handle

@@ -25,7 +25,8 @@ from hypervisor.arm.cca.granules import reclaim, reclaim_range
 from hypervisor.arm.cca.layout import LIST_PAGE
 from hypervisor.arm.cca.ledger import Ledger
 from hypervisor.arm.cca.ports import HostPages, Level, Log, Progress
-from hypervisor.arm.cca.records import ExtentRecord, Records, RecordsError, RecRecord
+from hypervisor.arm.cca.record_entries import ExtentRecord, RecordsError, RecRecord
+from hypervisor.arm.cca.records import Records
 from hypervisor.arm.cca.rmi import Rmi, RmiFailure, command_name, errno_of, is_incomplete
 from hypervisor.arm.cca.sro import SroEngine
 from hypervisor.arm.cca.state import STAGES, ObjectState, RealmState

@@ -64,7 +64,8 @@ def test_a_refused_call_is_reported_word_for_word(bare, fid, reply, message):
 
 @pytest.mark.parametrize(("granule", "region", "message"), [
     (2, 0, "ARM CCA: requires 4KB RMI granules, but current RMM granule size encoding is 2"),
-    (0, 1, "ARM CCA: requires 1GB tracking regions for 4KB RMI granules, but current RMM tracking-region encoding is 1"),
+    (0, 1, "ARM CCA: requires 1GB tracking regions for 4KB RMI granules, but current RMM tracking-region encoding "
+           "is 1"),
 ])
 def test_an_rmm_configured_otherwise_is_not_used(bare, granule, region, message):
     bare.smc.will(rmi.RMM_CONFIG_GET, _write_config(bare, granule, region))

@@ -1,0 +1,139 @@
+"""Host memory in the unprotected half, and what becomes of it when the host delegates it."""
+
+from __future__ import annotations
+
+import pytest
+from rmi_host import LIST, PAGE, SINGLE, Host
+
+from rmm import rtt
+from rmm.abi.registers import AddrRangeDesc, BlockSize, Hipas, UnprotMapFlags
+
+SHARED = 1 << 39
+MIB2 = 1 << 21
+RW_WB = int(UnprotMapFlags.make(OADDR_TYPE=SINGLE, MEMATTR=6, S2AP=3))
+RO_WB = int(UnprotMapFlags.make(OADDR_TYPE=SINGLE, MEMATTR=6, S2AP=2))
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+@pytest.fixture
+def rd(host: Host) -> int:
+    rd = host.realm()
+    host.tables(rd, SHARED)
+    return rd
+
+
+def leaf(host: Host, rd: int, ipa: int) -> int:
+    realm = host.rmm.realm(rd)
+    assert realm is not None
+    return rtt.walk(host.rmm, realm, ipa).descriptor
+
+
+def ns(pa: int, count: int = 1, block: int = BlockSize.L3) -> int:
+    return int(AddrRangeDesc.of(pa, count, block, state=1))
+
+
+def test_the_hosts_attributes_are_in_the_leaf_and_read_back(host: Host, rd: int) -> None:
+    page = host.ns()
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    assert host.entry(rd, SHARED) == (3, Hipas.ASSIGNED, page | 6 << 2 | 3 << 6, 0)
+    assert leaf(host, rd, SHARED) & 0xFFF == 6 << 2 | 3 << 6 | 3 << 8 | 1 << 10 | 3
+    assert host.state(page) == "UNDELEGATED"
+
+
+def test_mapping_the_same_again_is_idempotent_but_other_attributes_are_an_error(host: Host, rd: int) -> None:
+    page = host.ns()
+    for _ in range(2):
+        assert host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))[1] == SHARED + PAGE
+    assert host.status("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RO_WB, ns(page)) == "ERROR_RTT(3)"
+    assert host.status("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(host.ns())) == "ERROR_RTT(3)"
+
+
+def test_map_refuses_bad_arguments(host: Host, rd: int) -> None:
+    page = host.ns()
+    for base, top in ((0, PAGE), (SHARED, SHARED), (SHARED + 8, SHARED + PAGE), (SHARED, 1 << 41), (1 << 40, 1 << 41)):
+        assert host.status("RTT_UNPROT_MAP", rd, base, top, RW_WB, ns(page)) == "ERROR_INPUT"
+    for memattr, s2ap in ((4, 3), (6, 4)):
+        flags = int(UnprotMapFlags.make(OADDR_TYPE=SINGLE, MEMATTR=memattr, S2AP=s2ap))
+        assert host.status("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, flags, ns(page)) == "ERROR_INPUT"
+    assert host.status("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB - SINGLE, ns(page)) == "ERROR_INPUT"
+    assert host.status("RTT_UNPROT_MAP", rd, SHARED + MIB2, SHARED + MIB2 + PAGE, RW_WB, ns(page)) == "ERROR_RTT(2)"
+
+
+def test_unmap_reports_and_counts_like_data_unmap(host: Host, rd: int) -> None:
+    page = host.ns(4)
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + 4 * PAGE, RW_WB, ns(page, 4))
+    assert host.ok("RTT_UNPROT_UNMAP", rd, SHARED, SHARED + PAGE, 0, 0) == (0, SHARED + PAGE, 0, 0, 0)
+    top = SHARED + 2 * PAGE
+    assert host.ok("RTT_UNPROT_UNMAP", rd, SHARED + PAGE, top, SINGLE, 0)[2] == page + PAGE | 4
+    assert host.ok("RTT_UNPROT_UNMAP", rd, SHARED, SHARED + MIB2, LIST | 4 << 2, host.list)[3] == 1
+    assert host.read_list(1) == [page + 2 * PAGE | 2 << 2]
+    assert host.entry(rd, SHARED + 2 * PAGE) == (3, Hipas.UNASSIGNED, 0, 0)
+
+
+def test_an_unprotected_mapping_does_not_keep_its_table_alive(host: Host, rd: int) -> None:
+    realm = host.rmm.realm(rd)
+    assert realm is not None
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(host.ns()))
+    before = realm.generation
+    host.ok("RTT_DESTROY", rd, SHARED, 3)
+    assert realm.generation == before + 1
+
+
+def test_a_delegated_granule_is_no_longer_reachable_until_it_comes_back(host: Host, rd: int) -> None:
+    realm = host.rmm.realm(rd)
+    assert realm is not None
+    page = host.ns()
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    valid, before = leaf(host, rd, SHARED), realm.generation
+    host.delegate(page)
+    assert leaf(host, rd, SHARED) == valid & ~1
+    assert realm.generation == before + 1
+    assert host.entry(rd, SHARED) == (3, Hipas.ASSIGNED, page | 6 << 2 | 3 << 6, 0)
+    host.undelegate(page)
+    assert leaf(host, rd, SHARED) == valid
+
+
+def test_a_block_is_reachable_only_while_all_of_it_is_the_hosts(host: Host) -> None:
+    rd = host.realm()
+    host.tables(rd, SHARED, to=2)
+    block = host.ns(512, align=512)
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + MIB2, RW_WB, ns(block, block=BlockSize.L2))
+    host.delegate(block + 3 * PAGE)
+    host.delegate(block + 511 * PAGE)
+    host.undelegate(block + 3 * PAGE)
+    assert not leaf(host, rd, SHARED) & 1
+    host.undelegate(block + 511 * PAGE)
+    assert leaf(host, rd, SHARED) & 1
+
+
+def test_memory_that_is_not_the_hosts_can_be_named_but_not_reached(host: Host, rd: int) -> None:
+    for n, pa in enumerate((host.delegated(), host.memory.firmware_base, 0x1000, (1 << 48) - PAGE)):
+        ipa = SHARED + n * PAGE
+        host.ok("RTT_UNPROT_MAP", rd, ipa, ipa + PAGE, RW_WB, ns(pa))
+        assert not leaf(host, rd, ipa) & 1
+        assert host.entry(rd, ipa)[1:3] == (Hipas.ASSIGNED, pa | 6 << 2 | 3 << 6)
+
+
+def test_a_withdrawn_leaf_survives_unfolding(host: Host) -> None:
+    rd = host.realm()
+    host.tables(rd, SHARED, to=2)
+    block = host.ns(512, align=512)
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + MIB2, RW_WB, ns(block, block=BlockSize.L2))
+    host.delegate(block)
+    host.ok("RTT_CREATE", rd, host.delegated(), SHARED, 3)
+    host.undelegate(block)
+    assert leaf(host, rd, SHARED) == block | 6 << 2 | 3 << 6 | 3 << 8 | 1 << 10 | 1 << 55 | 3
+
+
+def test_unfolding_a_withdrawn_leaf_gives_back_what_is_the_hosts(host: Host) -> None:
+    rd = host.realm()
+    host.tables(rd, SHARED, to=2)
+    block = host.ns(512, align=512)
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + MIB2, RW_WB, ns(block, block=BlockSize.L2))
+    host.delegate(block)
+    host.ok("RTT_CREATE", rd, host.delegated(), SHARED, 3)
+    assert [leaf(host, rd, SHARED + n * PAGE) & 1 for n in range(3)] == [0, 1, 1]
