@@ -19,12 +19,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "machine"))
 
-import guest_asm as a  # noqa: E402
-from realm_box import CODE, VECTORS, RealmBox  # noqa: E402
+import guest_asm as a
+from realm_box import CODE, VECTORS, RealmBox
 
-from machine.cpu import CONTEXT_SIZE  # noqa: E402
-from machine.cpu.engine import Engine  # noqa: E402
-from machine.ich import ICH_HCR, ICH_VMCR  # noqa: E402
+from machine.cpu import CONTEXT_SIZE
+from machine.cpu.engine import Engine
+from machine.ich import ICH_HCR, ICH_VMCR
 
 EL0_SYNC = VECTORS + 0x400
 MMIO = 0x9000_0000

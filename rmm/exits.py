@@ -16,7 +16,7 @@ from machine.cpu import CpuExit, ExitKind
 from machine.ich import ICC_REGISTERS
 from machine.memory import DRAM_BASE
 from rmm import rtt
-from rmm.abi.registers import ExitReason, Ripas
+from rmm.abi.registers import ExitReason, RecEnterFlags, Ripas
 from rmm.abi.structures import REC_EXIT_OFFSET, RecRun
 from rmm.rec import Pending
 
@@ -88,13 +88,20 @@ _RIPAS_BASE: Final = RecRun.ripas_base.offset >> 3
 _RIPAS_TOP: Final = RecRun.ripas_top.offset >> 3
 _RIPAS_VALUE: Final = RecRun.ripas_value.offset >> 3
 _IMM: Final = RecRun.imm.offset >> 3
+#: How the next entry may complete an access in the unprotected half.
+EMUL_MMIO: Final = int(RecEnterFlags.make(EMUL_MMIO=1))
+INJECT_SEA: Final = int(RecEnterFlags.make(INJECT_SEA=1))
+_EMULATE_OR_REFUSE: Final = EMUL_MMIO | INJECT_SEA
+_SYNC: Final = int(ExitReason.SYNC)
+_ISV: Final = ESR.ISV
+_WNR: Final = ESR.WNR
 _NO_EXIT: Final = bytes(RecRun.SIZE - REC_EXIT_OFFSET)
 
 
 class RecExit(NamedTuple):
     """One REC exit: its reason, and the words of RmiRecRun (index, value) that it fills besides the timers'.
 
-    ``latch`` is (ESR, FAR, HPFAR) of an exit that the next entry may complete, all zero for the others.
+    ``latch`` is (ESR, FAR, allowed RmiRecEnterFlags) of an exit that the next entry may complete, zero for the others.
     """
 
     reason: int
@@ -139,7 +146,7 @@ def unmapped_buffer(ipa: int, level: int) -> RecExit:
     """The exit when the RMM itself finds nothing mapped at ``ipa``: as if the Realm had touched it (level: walk's)."""
     esr = EC.DATA_ABORT << ESR.EC_SHIFT | FSC_TRANSLATION | level & 3
     hpfar = ipa >> 8 & HPFAR_FIPA
-    return RecExit(ExitReason.SYNC, ((_ESR, esr), (_HPFAR, hpfar)), (esr, 0, hpfar))
+    return RecExit(ExitReason.SYNC, ((_ESR, esr), (_HPFAR, hpfar)))
 
 
 def classify(session: Session, taken: CpuExit) -> RecExit | None:
@@ -148,7 +155,7 @@ def classify(session: Session, taken: CpuExit) -> RecExit | None:
         esr = taken.esr
         ec = esr >> 26 & 0x3F
         if ec == EC.DATA_ABORT:
-            return _data_abort(session, taken)
+            return data_abort(session, taken)
         if ec == EC.WFX:
             return _wfx(session, esr)
         if ec == EC.SYSREG:
@@ -175,24 +182,34 @@ def inject_external_abort(session: Session, esr: int, far: int) -> None:
     session.cpu.take_exception_el1(ec << ESR.EC_SHIFT | ESR.IL | written | FSC_EXTERNAL, far)
 
 
-def _data_abort(session: Session, taken: CpuExit) -> RecExit | None:
+def data_abort(session: Session, taken: CpuExit) -> RecExit | None:
+    """What follows from a data abort, the exit of every emulated device access (benchmark: rec-exit)."""
     esr = taken.esr
-    if esr & ESR.FSC_MASK == FSC_EXTERNAL:
-        return RecExit(ExitReason.SYNC, ((_ESR, esr & ABORT_MASK),))
+    if esr & 0x3F == FSC_EXTERNAL:
+        return RecExit(_SYNC, ((_ESR, esr & ABORT_MASK),))
     hpfar = taken.hpfar & HPFAR_FIPA
     ipa = hpfar << 8
     if ipa < session.par_size:
         return _protected_abort(session, taken, ipa)
+    far = taken.far
     if ipa >= session.ipa_top:
-        inject_external_abort(session, esr, taken.far)
+        inject_external_abort(session, esr, far)
         return None
-    if not esr & ESR.ISV:
-        return RecExit(ExitReason.SYNC, ((_ESR, esr & (ABORT_MASK | ESR.IL)), (_HPFAR, hpfar)), (esr, taken.far, hpfar))
-    words = ((_ESR, esr & EMULATABLE_MASK), (_FAR, taken.far & 0xFFF), (_HPFAR, hpfar))
-    if esr & ESR.WNR:
+    if not esr & _ISV:
+        words = ((_ESR, esr & (ABORT_MASK | ESR.IL)), (_HPFAR, hpfar))
+        return RecExit(_SYNC, words, (esr, far, INJECT_SEA))
+    if esr & _WNR:
         value = session.cpu.gpr(esr >> 16 & 0x1F) & SAS_MASKS[esr >> 22 & 3]
-        return RecExit(ExitReason.SYNC, (*words, (_GPRS, value)), (esr, taken.far, hpfar))
-    return RecExit(ExitReason.SYNC, words, (esr, taken.far, hpfar))
+        return RecExit(
+            _SYNC,
+            ((_ESR, esr & EMULATABLE_MASK), (_FAR, far & 0xFFF), (_HPFAR, hpfar), (_GPRS, value)),
+            (esr, far, _EMULATE_OR_REFUSE),
+        )
+    return RecExit(
+        _SYNC,
+        ((_ESR, esr & EMULATABLE_MASK), (_FAR, far & 0xFFF), (_HPFAR, hpfar)),
+        (esr, far, _EMULATE_OR_REFUSE),
+    )
 
 
 def _instruction_abort(session: Session, taken: CpuExit) -> RecExit | None:
@@ -215,7 +232,7 @@ def _protected_abort(session: Session, taken: CpuExit, ipa: int) -> RecExit | No
         esr = esr & ~ESR.FSC_MASK | FSC_TRANSLATION | found.level & 3
     esr &= ABORT_MASK
     hpfar = taken.hpfar & HPFAR_FIPA
-    return RecExit(ExitReason.SYNC, ((_ESR, esr), (_HPFAR, hpfar)), (esr, taken.far, hpfar))
+    return RecExit(ExitReason.SYNC, ((_ESR, esr), (_HPFAR, hpfar)))
 
 
 def _wfx(session: Session, esr: int) -> RecExit:

@@ -71,10 +71,11 @@ class RecGranule(Structure):
     context = u64(0x0D0)
     saves = u64(0x0D8)
     pending = u64(0x0E0)
-    # The exception of the last exit, as far as the next entry may complete it; zero for every other exit.
+    # The exception of the last exit, as far as the next entry may complete it, and how the host may ask for that
+    # (the bits of RmiRecEnterFlags); zero for every other exit.
     last_esr = u64(0x100)
     last_far = u64(0x108)
-    last_hpfar = u64(0x110)
+    last_allows = u64(0x110)
     # PSCI: the request of CPU_ON or AFFINITY_INFO.
     psci_function = u64(0x140)
     psci_target = u64(0x148)
@@ -135,7 +136,7 @@ class Rec:
     pending: int = _word(RecGranule.pending)
     last_esr: int = _word(RecGranule.last_esr)
     last_far: int = _word(RecGranule.last_far)
-    last_hpfar: int = _word(RecGranule.last_hpfar)
+    last_allows: int = _word(RecGranule.last_allows)
     psci_function: int = _word(RecGranule.psci_function)
     psci_target: int = _word(RecGranule.psci_target)
     psci_entry: int = _word(RecGranule.psci_entry)
@@ -188,7 +189,7 @@ class Rec:
             (RecGranule.pending, 0),
             (RecGranule.last_esr, 0),
             (RecGranule.last_far, 0),
-            (RecGranule.last_hpfar, 0),
+            (RecGranule.last_allows, 0),
             (RecGranule.context, Context.RESET),
             (RecGranule.runnable, 1),
         ):

@@ -6,11 +6,13 @@ against them at each entry (the REC's incarnation, the number of its last saved 
 
 from __future__ import annotations
 
+from fcntl import F_OFD_SETLK, F_UNLCK, F_WRLCK, fcntl
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, ref
 
 from machine.cpu import CONTEXT_SIZE, HCR, Cpu, Regime
 from machine.ich import ALWAYS_TRAPPED
+from machine.memory import DRAM_BASE, GRANULE_SHIFT
 from rmm.abi.registers import RecEnterFlags
 from rmm.realm import Realm, RealmDescriptor
 from rmm.rec import Context, Rec, RecGranule
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
 #: HCR_EL2 of a Realm: stage 2, interrupts to EL2, SMC trapped. WFI and WFE are the host's choice at each entry.
 _HCR: Final = HCR.VM | HCR.FMO | HCR.IMO | HCR.AMO | HCR.TSC | HCR.RW
-TRAP_WFI: Final = RecEnterFlags.make(TRAP_WFI=1)
-TRAP_WFE: Final = RecEnterFlags.make(TRAP_WFE=1)
+_TRAP_WFI: Final = int(RecEnterFlags.make(TRAP_WFI=1))
+_TRAP_WFE: Final = int(RecEnterFlags.make(TRAP_WFE=1))
+_TRAPS: Final = _TRAP_WFI | _TRAP_WFE
 #: MPIDR_EL1[31] is RES1.
 _MPIDR_RES1: Final = 1 << 31
 _SCTLR_EE: Final = 1 << 25
@@ -35,8 +38,8 @@ _IMAGE: Final = int(Context.IMAGE)
 class Session:
     """One REC and the element it runs on. ``par_size`` and ``ipa_top`` bound the protected half and the IPA space."""
 
-    __slots__ = ("at", "checked_lrs", "cpu", "image", "incarnation", "index", "ipa_top", "memory", "par_size", "rd",
-                 "realm", "rec", "regimes", "rmm", "saves", "scratch", "vmpidr")  # fmt: skip
+    __slots__ = ("at", "checked_lrs", "claim", "cpu", "disclaim", "granule", "image", "incarnation", "index", "ipa_top",
+                 "memory", "par_size", "rd", "realm", "rec", "regimes", "rmm", "saves", "scratch", "vmpidr")  # fmt: skip
 
     def __init__(self, rmm: Monitor, cpu: Cpu, rec: Rec, realm: Realm) -> None:
         self.rmm = rmm
@@ -44,12 +47,16 @@ class Session:
         self.memory = rmm.memory
         self.rec = rec
         self.at = rec.at
+        self.granule = (rec.pa - DRAM_BASE) >> GRANULE_SHIFT
         self.incarnation = rec.incarnation
         self.index = rec.index
         self.realm = realm
         self.rd = realm.rd
         self.par_size = realm.par_size
         self.ipa_top = 1 << realm.s2sz
+        #: The requests that RunningRecs.start and stop make, packed once.
+        self.claim = rmm.running._request(F_WRLCK, self.rd, self.index, 1)
+        self.disclaim = rmm.running._request(F_UNLCK, self.rd, self.index, 1)
         self.vmpidr = _MPIDR_RES1 | rec.mpidr
         self.image = rec.image()
         #: Where an image in scattered granules is put together.
@@ -62,15 +69,27 @@ class Session:
 
     def regime(self, flags: int) -> Regime:
         """The EL2 configuration for an entry with these RmiRecEnterFlags."""
-        traps = flags & (TRAP_WFI | TRAP_WFE)
+        traps = flags & _TRAPS
         regime = self.regimes.get(traps)
         if regime is None:
-            hcr = _HCR | (HCR.TWI if traps & TRAP_WFI else 0) | (HCR.TWE if traps & TRAP_WFE else 0)
+            hcr = _HCR | (HCR.TWI if traps & _TRAP_WFI else 0) | (HCR.TWE if traps & _TRAP_WFE else 0)
             realm = self.realm
             # What ICH_HCR_EL2 traps besides (ICC_DIR_EL1 with TDIR), the element finds there itself.
             regime = Regime(realm.vttbr, realm.vtcr, hcr, self.vmpidr, hvc=False, sysreg_traps=ALWAYS_TRAPPED)
             self.regimes[traps] = regime
         return regime
+
+    def start_running(self) -> bool:
+        """:meth:`rmm.lock.RunningRecs.start` for this REC."""
+        try:
+            fcntl(self.rmm.running._holder, F_OFD_SETLK, self.claim)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def stop_running(self) -> None:
+        """:meth:`rmm.lock.RunningRecs.stop` for this REC."""
+        fcntl(self.rmm.running._holder, F_OFD_SETLK, self.disclaim)
 
     def save(self) -> None:
         """Write the element's context into the REC's auxiliary granules."""
@@ -106,19 +125,20 @@ class Residents:
     """The RECs that this process has run, and which of them its element holds."""
 
     def __init__(self) -> None:
-        self._sessions: dict[int, Session] = {}
+        #: By address of the REC; an entry may be of a REC that is no more, and is checked before it is used.
+        self.sessions: dict[int, Session] = {}
         #: Realm generations that the element's TLB and translated code are good for, by realm serial number.
         self._generations: dict[int, int] = {}
         self._loaded: Session | None = None
 
     def session(self, rmm: Monitor, cpu: Cpu, pa: int) -> Session:
         """The session of the REC at ``pa`` (state REC, RMM lock held)."""
-        session = self._sessions.get(pa)
-        if session is None or session.incarnation != rmm.words[session.at + _INCARNATION] or session.cpu is not cpu:
+        session = self.sessions.get(pa)
+        if session is None or session.incarnation != rmm.words[session.at + INCARNATION] or session.cpu is not cpu:
             rec = Rec(rmm.memory, pa)
             realm = rmm.realm(rec.rd)
             assert realm is not None, f"REC {pa:#x} outlived its RD {rec.rd:#x}"
-            session = self._sessions[pa] = Session(rmm, cpu, rec, realm)
+            session = self.sessions[pa] = Session(rmm, cpu, rec, realm)
         return session
 
     def load(self, session: Session) -> None:
@@ -140,7 +160,7 @@ class Residents:
         self._loaded = None
 
 
-_INCARNATION: Final = RecGranule.incarnation.offset >> 3
+INCARNATION: Final = RecGranule.incarnation.offset >> 3
 _RESIDENTS: WeakKeyDictionary[Monitor, Residents] = WeakKeyDictionary()
 
 

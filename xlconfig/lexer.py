@@ -20,6 +20,10 @@ __all__ = ["Token", "scan"]
 # A lexical error that starts with one of these earns the remark about Python code.
 PYTHON_LOOKING = frozenset("+-.():")
 
+#: libxlu has no bare words as values. One is ours, because everybody writes it so: ``realm=true`` (and ``false``).
+BARE_BOOLEANS = {"true": "1", "false": "0"}
+BARE_BOOLEAN_KEYS = frozenset({"realm"})
+
 _RUN_OR_BLANK = re.compile(r"[^ \t\n]+|[ \t]")
 
 
@@ -42,6 +46,7 @@ def scan(text: str, terminals: re.Pattern[str], end: str, report: ParseReport) -
     position, size = 0, len(text)
     match = terminals.match
     unread = ""
+    before = last = ""
     while position < size:
         found = match(text, position)
         if found is not None:
@@ -51,6 +56,11 @@ def scan(text: str, terminals: re.Pattern[str], end: str, report: ParseReport) -
                 continue
             lexeme = found.group()
             last_line = line
+            if lexeme in BARE_BOOLEANS and last == "=" and before in BARE_BOOLEAN_KEYS:
+                before, last = last, lexeme
+                yield Token("NUMBER", lexeme, line, BARE_BOOLEANS[lexeme])
+                continue
+            before, last = last, lexeme
             if terminal == "NEWLINE":
                 line += 1
                 yield Token("NEWLINE", lexeme, last_line, "")

@@ -26,9 +26,8 @@ What would corrupt a guest, and is solved here (each has its test in tests/machi
 from __future__ import annotations
 
 import ctypes
-from array import array
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final
 
 from machine import clock
 from machine.cpu import CONTEXT_SIZE, HCR, CpuError, CpuExit, ExitKind, Regime, TimerState
@@ -36,21 +35,19 @@ from machine.cpu import unicorn_library as unicorn
 from machine.cpu.stage2 import fault_status
 from machine.cpu.stopper import Stopper
 from machine.cpu.sysregs import encoding
+from machine.cpu.unicorn_core import SCR_BASE, STATE_SIZE, Core
 from machine.generic_timer import ENABLE, IMASK, ISTATUS, istatus, level
 from machine.ich import ALWAYS_TRAPPED, ICC_REGISTERS, IccRegister, IchRegisters
 from machine.memory import PhysicalMemory
 
 _MASK64: Final = (1 << 64) - 1
-_LAYOUT: Final = unicorn.LAYOUT
 
-# QEMU's exception numbers.
-_EXCP_UDEF, _EXCP_SWI, _EXCP_PREFETCH_ABORT, _EXCP_DATA_ABORT, _EXCP_BKPT = 1, 2, 3, 4, 7
-#: Exceptions that arm_cpu_do_interrupt may enter at EL1 (it aborts the process for a number it does not know).
-_ENTERED_AT_EL1: Final = frozenset((_EXCP_UDEF, _EXCP_SWI, _EXCP_PREFETCH_ABORT, _EXCP_DATA_ABORT, _EXCP_BKPT))
+#: QEMU's numbers of the exceptions that arm_cpu_do_interrupt may enter at EL1 (undefined, SVC, instruction abort, data
+#: abort, breakpoint instruction); it ends the process for a number that it does not know.
+_ENTERED_AT_EL1: Final = frozenset((1, 2, 3, 4, 7))
 
 # ESR_EL2.
-_EC_WFX, _EC_SMC, _EC_SYSREG = 0x01, 0x17, 0x18
-_EC_INSTRUCTION_ABORT, _EC_DATA_ABORT = 0x20, 0x24
+_EC_WFX, _EC_INSTRUCTION_ABORT, _EC_DATA_ABORT = 0x01, 0x20, 0x24
 _ESR_ISV: Final = 1 << 24
 _ESR_S1PTW: Final = 1 << 7
 #: The data abort fields that are RES0 while ISV is 0: ISV, SAS, SSE, SRT, SF, AR.
@@ -63,7 +60,6 @@ _HCR_VF, _HCR_VI = 1 << 6, 1 << 7
 _HCR_ALWAYS: Final = HCR.RW | HCR.IMO | HCR.FMO | HCR.TSC | HCR.TWI
 #: Bits that are not the caller's: PTW, VF, VI, VSE, TGE, E2H.
 _HCR_NEVER: Final = 1 << 2 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 27 | 1 << 34
-_SCR_BASE: Final = 1 << 10 | 1 << 0 | 3 << 4  # RW, NS, RES1
 _SCR_HCE: Final = 1 << 8
 
 _PL1_READ, _PL1_WRITE = 0xA8, 0x54
@@ -75,20 +71,9 @@ _ICH_TRAP_BITS: Final = 0x5C00  # ICH_HCR_EL2.{TC, TALL0, TALL1, TDIR}
 
 _MAGIC: Final = b"A72-PE\0\1" + bytes.fromhex(unicorn.BUILD_ID)[:8]
 _HEADER: Final = 64
-_STATE: Final = _LAYOUT.env_features
-#: Above this many bytes invalidate_code drops everything instead of looking page by page.
-_INVALIDATE_LIMIT: Final = 4 << 20
-
-_PSTATE_EL_SPSEL: Final = 0xD
-_RESET_PSTATE: Final = 0x3C5  # EL1h, D, A, I and F masked
 
 
-def writes_back(word: int) -> bool:
-    """Whether an A64 instruction is a single-register load or store with pre-index or post-index write-back."""
-    return word & 0x3B200400 == 0x38000400
-
-
-class Engine:
+class Engine(Core):
     """A Cortex-A72 over ``memory``; ``ich`` is its virtual GIC interface (a new one by default).
 
     Raises CpuError when the Unicorn library or the platform is not the one this was written for. The engine belongs to
@@ -96,45 +81,20 @@ class Engine:
     """
 
     def __init__(self, memory: PhysicalMemory, ich: IchRegisters | None = None) -> None:
+        super().__init__(memory)
         self.ich = ich if ich is not None else IchRegisters()
-        self._memory = memory
-        self._lib = lib = unicorn.load()
-        self._uc = uc = lib.open()
-        self._keep: list[Any] = []
-        self._closed = False
-        lib.enable_exits(uc)
-        lib.check(lib.uc_mem_map_ptr(uc, memory.dram_base, memory.top - memory.dram_base, 7, memory.address), "map")
-        # The mapping has initialised the engine; nothing is translated yet.
-        ctypes.c_uint8.from_address(uc + _LAYOUT.uc_no_exit_request).value = 1
-
-        self._cpu = cpu = ctypes.c_uint64.from_address(uc + _LAYOUT.uc_cpu).value
-        self._env = env = cpu + _LAYOUT.cpu_env
-        self._cp_regs = ctypes.c_uint64.from_address(cpu + _LAYOUT.cpu_cp_regs).value
-        self._state = self._view("B", env, _STATE)
-        self._words = self._view("Q", env, _STATE)
-        self._xregs = self._view("Q", env + _LAYOUT.env_xregs, 32 * 8)
-        self._pc = self._view("Q", env + _LAYOUT.env_pc, 8)
-        self._syndrome = self._view("I", env + _LAYOUT.env_syndrome, 4)
-        self._vaddress = self._view("Q", env + _LAYOUT.env_vaddress, 8)
-        self._target_el = self._view("I", env + _LAYOUT.env_target_el, 4)
-        self._index = self._view("I", cpu + _LAYOUT.cpu_exception_index, 4)
-
         self._hcr_at = self._field(3, 4, 1, 1, 0)
         self._scr_at = self._field(3, 6, 1, 1, 0)
         self._vttbr_at = self._field(3, 4, 2, 1, 0)
         self._vtcr_at = self._field(3, 4, 2, 1, 2)
         self._vmpidr_at = self._field(3, 4, 0, 0, 5)
         self._hpfar_at = self._field(3, 4, 6, 0, 4)
-        self._sp_at = (self._field(*encoding("SP_EL0")), self._field(*encoding("SP_EL1")))
-        self._p_ctl_at, self._p_cval_at = self._field(3, 3, 14, 2, 1), self._field(3, 3, 14, 2, 2)
-        self._v_ctl_at, self._v_cval_at = self._field(3, 3, 14, 3, 1), self._field(3, 3, 14, 3, 2)
-
-        self._fetched = ctypes.c_uint32()
-        self._fetched_at = ctypes.addressof(self._fetched)
         #: The exception that ended the run (QEMU's number); None after a stop.
         self._taken: int | None = None
+        #: What a callback raised, for the run to raise.
         self._failure: BaseException | None = None
         self._regime: Regime | None = None
+        #: HCR_EL2.{VI,VF} as last given to the library.
         self._lines = 0
         #: Timer levels that EL2 knows of: bit 0 physical, bit 1 virtual.
         self._told = 0
@@ -146,72 +106,18 @@ class Engine:
         self._trapped: frozenset[str] = frozenset()
         self._untrapped: dict[str, int] = {}
         self._trap = self._callback(unicorn.ACCESS_FN, lambda env, info, is_read: _ACCESS_TRAP_EL2)
-
-        self._set_identification()
-        self._disarm_debug_registers()
-        self._define_timers()
+        self._define_timer(2, self._p_ctl_at, self._p_cval_at)
+        self._define_timer(3, self._v_ctl_at, self._v_cval_at)
         for row in ICC_REGISTERS:
             self._define_icc(row)
         hook = unicorn.EXCEPTION_HOOK(self._exception_hook())
         self._keep.append(hook)
-        lib.hook_exceptions(uc, hook)
-
-        self._words[self._scr_at] = _SCR_BASE
-        self._words[self._hcr_at] = _HCR_ALWAYS
-        self._words[self._field(3, 4, 14, 1, 0)] = 3  # CNTHCTL_EL2: EL1PCTEN, EL1PCEN
-        self._set_plain("PSTATE", _RESET_PSTATE)
-        lib.arm_rebuild_hflags_aarch64(env)
-        self._reset_state = bytes(self._state)
-        stop = lib.uc_emu_stop
+        self._lib.hook_exceptions(self._uc, hook)
+        stop, uc = self._lib.uc_emu_stop, self._uc
         self._stopper = Stopper(lambda: stop(uc))
+        self._closed = False
 
-    # Construction.
-
-    @staticmethod
-    def _view(code: Literal["B", "I", "Q"], address: int, size: int) -> memoryview:
-        """``size`` bytes of host memory at ``address`` as unsigned integers."""
-        return memoryview((ctypes.c_uint8 * size).from_address(address)).cast("B").cast(code)
-
-    def _info(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> unicorn.RegInfo | None:
-        key = unicorn.register_key(op0, op1, crn, crm, op2)
-        address = self._lib.get_arm_cp_reginfo_aarch64(self._cp_regs, key)
-        return unicorn.RegInfo.from_address(address) if address else None
-
-    def _known(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> unicorn.RegInfo:
-        info = self._info(op0, op1, crn, crm, op2)
-        if info is None:
-            raise CpuError(f"unicorn: system register S{op0}_{op1}_C{crn}_C{crm}_{op2} does not exist")
-        return info
-
-    def _field(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
-        """Index in ``_words`` of the register's 64-bit field."""
-        offset: int = self._known(op0, op1, crn, crm, op2).fieldoffset
-        if not 0 < offset < _STATE or offset & 7:
-            raise CpuError(f"unicorn: system register S{op0}_{op1}_C{crn}_C{crm}_{op2} has no field")
-        return offset >> 3
-
-    def _callback(self, kind: Any, function: Callable[..., Any]) -> int:
-        """The address of a C function that calls ``function``, kept alive with the engine."""
-        callback = kind(function)
-        self._keep.append(callback)
-        address = ctypes.cast(callback, ctypes.c_void_p).value
-        assert address is not None
-        return address
-
-    def _set_identification(self) -> None:
-        isar_mmfr0 = ctypes.c_uint64.from_address(self._cpu + _LAYOUT.cpu_id_aa64mmfr0)
-        isar_mmfr0.value = isar_mmfr0.value & ~0xF | 5  # PARange: 48 bits
-        self._known(*encoding("ID_AA64MMFR0_EL1")).resetvalue = isar_mmfr0.value
-        # EL0 and EL1: AArch64 only (AArch32 translation would switch no_exit_request off); GIC: system registers.
-        isar_pfr0 = ctypes.c_uint64.from_address(self._cpu + _LAYOUT.cpu_id_aa64pfr0)
-        isar_pfr0.value = isar_pfr0.value & ~(0xFF | 0xF << 24) | 0x11 | 1 << 24
-
-    def _disarm_debug_registers(self) -> None:
-        for n in range(16):
-            for op2 in (4, 5, 6, 7):
-                info = self._info(2, 0, 0, n, op2)
-                if info is not None:
-                    info.writefn = 0
+    # What the library calls.
 
     def _exception_hook(self) -> Callable[[int, int], None]:
         enter = self._lib.arm_cpu_do_interrupt_aarch64
@@ -267,10 +173,6 @@ class Engine:
         if name in ALWAYS_TRAPPED and name != "ICC_SRE_EL1":
             info.accessfn = self._trap
         self._lib.define_one_arm_cp_reg_with_opaque_aarch64(self._cpu, ctypes.addressof(info), None)
-
-    def _define_timers(self) -> None:
-        for crm, ctl_at, cval_at in ((2, self._p_ctl_at, self._p_cval_at), (3, self._v_ctl_at, self._v_cval_at)):
-            self._define_timer(crm, ctl_at, cval_at)
 
     def _define_timer(self, crm: int, ctl_at: int, cval_at: int) -> None:
         words = self._words
@@ -378,17 +280,11 @@ class Engine:
         text = self._lib.uc_strerror(code).decode()
         raise CpuError(f"unicorn: emulation ended at PC {self.pc:#x}: {text}")
 
-    def _writes_back(self) -> bool:
-        """Whether the instruction at PC is a write-back load or store (also when it cannot be read)."""
-        if self._lib.uc_vmem_read(self._uc, self._pc[0], 4, self._fetched_at, 4):
-            return True
-        return writes_back(self._fetched.value)
-
     def _apply(self, regime: Regime) -> None:
         """Load the EL2 registers of ``regime``."""
         words = self._words
         hcr = regime.hcr_el2 & ~_HCR_NEVER | _HCR_ALWAYS | self._lines
-        scr = _SCR_BASE | (_SCR_HCE if regime.hvc else 0)
+        scr = SCR_BASE | (_SCR_HCE if regime.hvc else 0)
         if (
             words[self._vttbr_at] != regime.vttbr_el2
             or words[self._vtcr_at] != regime.vtcr_el2
@@ -496,169 +392,28 @@ class Engine:
     # Contexts.
 
     def reset(self) -> None:
-        self._state[:] = self._reset_state
         self._told = 0
-        self._loaded()
+        self._loaded(self._reset_state)
 
     def save(self, into: memoryview) -> None:
         if len(into) < CONTEXT_SIZE:
             raise CpuError(f"a context needs {CONTEXT_SIZE} bytes, not {len(into)}")
         into[:_HEADER] = (_MAGIC + bytes((self._told,))).ljust(_HEADER, b"\0")
-        into[_HEADER : _HEADER + _STATE] = self._state
+        into[_HEADER : _HEADER + STATE_SIZE] = self._state
 
     def restore(self, image: memoryview) -> None:
         if len(image) < CONTEXT_SIZE or bytes(image[: len(_MAGIC)]) != _MAGIC:
             raise CpuError("not a context of this processing element (or of another version of it)")
-        self._state[:] = image[_HEADER : _HEADER + _STATE]
         self._told = image[len(_MAGIC)] & 3
-        self._loaded()
+        self._loaded(image[_HEADER : _HEADER + STATE_SIZE])
 
-    def _loaded(self) -> None:
-        """After the context changed: drop what belonged to the previous one."""
-        self._words[_LAYOUT.env_exclusive_addr >> 3] = _MASK64
+    def _loaded(self, state: bytes | memoryview) -> None:
+        self._load(state)
         self._regime = None
         self._maintenance_owed = False
-        self._lib.tlb_flush_aarch64(self._cpu)
-
-    # Registers.
-
-    def gprs(self, count: int = 31) -> Sequence[int]:
-        return self._xregs[:count].tolist()
-
-    def set_gprs(self, values: Iterable[int], first: int = 0) -> None:
-        words = array("Q", values)
-        if first + len(words) > 31:
-            raise CpuError(f"X{first + len(words) - 1} does not exist")
-        self._xregs[first : first + len(words)] = memoryview(words)
-
-    def gpr(self, n: int) -> int:
-        return self._xregs[n] if n != 31 else 0
-
-    def set_gpr(self, n: int, value: int) -> None:
-        if n != 31:
-            self._xregs[n] = value
-
-    @property
-    def pc(self) -> int:
-        value: int = self._pc[0]
-        return value
-
-    @pc.setter
-    def pc(self, value: int) -> None:
-        self._pc[0] = value
-
-    def sysreg(self, name: str) -> int:
-        """Also PSTATE, FPCR and FPSR. CpuError for an unknown name."""
-        if name in _PLAIN_REGISTERS:
-            return self._plain(name)
-        if name in ("SP_EL0", "SP_EL1"):
-            number = int(name == "SP_EL1")
-            value: int = self._xregs[31] if self._current_sp() == number else self._words[self._sp_at[number]]
-            return value
-        if name in ("CNTP_CTL_EL0", "CNTV_CTL_EL0"):
-            virtual = name == "CNTV_CTL_EL0"
-            ctl_at, cval_at = (
-                (self._v_ctl_at, self._v_cval_at) if virtual else (self._p_ctl_at, self._p_cval_at)
-            )
-            return istatus(self._words[ctl_at], self._words[cval_at], clock.now())
-        access = self._access(name)
-        code = self._lib.uc_reg_read(self._uc, unicorn.REG_CP_REG, ctypes.addressof(access))
-        self._lib.check(code, f"read {name}")
-        result: int = access.val
-        return result
-
-    def set_sysreg(self, name: str, value: int) -> None:
-        """Also PSTATE, FPCR and FPSR. CpuError for an unknown name."""
-        if name == "PSTATE":
-            self._set_pstate(value)
-        elif name in _PLAIN_REGISTERS:
-            self._set_plain(name, value)
-        elif name in ("SP_EL0", "SP_EL1"):
-            number = int(name == "SP_EL1")
-            if self._current_sp() == number:
-                self._xregs[31] = value
-            else:
-                self._words[self._sp_at[number]] = value
-        elif name in _TIMER_REGISTERS:
-            virtual, is_ctl = _TIMER_REGISTERS[name]
-            at = ((self._p_cval_at, self._p_ctl_at), (self._v_cval_at, self._v_ctl_at))[virtual][is_ctl]
-            self._words[at] = value & (ENABLE | IMASK) if is_ctl else value
-        else:
-            info = self._known(*encoding(name))
-            if not info.fieldoffset and not info.writefn:
-                raise CpuError(f"system register {name} is read-only")
-            access = self._access(name)
-            access.val = value
-            code = self._lib.uc_reg_write(self._uc, unicorn.REG_CP_REG, ctypes.addressof(access))
-            self._lib.check(code, f"write {name}")
-            # This way of writing leaves out what a guest's write would flush.
-            self._lib.tlb_flush_aarch64(self._cpu)
-
-    def _access(self, name: str) -> unicorn.CpReg:
-        op0, op1, crn, crm, op2 = encoding(name)
-        return unicorn.CpReg(crn, crm, op0, op1, op2, 0)
-
-    def _plain(self, name: str) -> int:
-        value = ctypes.c_uint32()
-        code = self._lib.uc_reg_read(self._uc, _PLAIN_REGISTERS[name], ctypes.addressof(value))
-        self._lib.check(code, f"read {name}")
-        return value.value
-
-    def _set_plain(self, name: str, value: int) -> None:
-        word = ctypes.c_uint32(value)
-        code = self._lib.uc_reg_write(self._uc, _PLAIN_REGISTERS[name], ctypes.addressof(word))
-        self._lib.check(code, f"write {name}")
-
-    def _current_sp(self) -> int:
-        """Which stack pointer is the one in use: SP_EL0 or SP_EL1."""
-        return int(self._plain("PSTATE") & _PSTATE_EL_SPSEL == 5)
-
-    def _set_pstate(self, value: int) -> None:
-        self._words[self._sp_at[self._current_sp()]] = self._xregs[31]
-        self._set_plain("PSTATE", value)
-        self._xregs[31] = self._words[self._sp_at[self._current_sp()]]
-        self._lib.arm_rebuild_hflags_aarch64(self._env)
-
-    def take_exception_el1(self, esr: int, far: int | None = None) -> None:
-        if self._plain("PSTATE") & 0xC == 0 and esr >> 26 in (0x21, 0x25):
-            esr -= 1 << 26
-        self._syndrome[0] = esr
-        self._target_el[0] = 1
-        self._index[0] = _EXCP_UDEF
-        if far is not None:
-            self._index[0] = _EXCP_DATA_ABORT
-            self._vaddress[0] = far
-        self._lib.arm_cpu_do_interrupt_aarch64(self._cpu)
-
-    # Caches.
-
-    def flush_tlb(self) -> None:
-        self._lib.tlb_flush_aarch64(self._cpu)
-
-    def invalidate_code(self, pa: int, size: int) -> None:
-        if size > _INVALIDATE_LIMIT:
-            self._lib.tb_flush_aarch64(self._cpu)
-        elif size > 0:
-            # The function takes offsets from the start of the (first) mapped block.
-            start = self._memory.offset(pa, size)
-            self._lib.tb_invalidate_phys_range_aarch64(self._uc, start, start + size)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             self._stopper.close()
-            self._lib.uc_close(self._uc)
-
-
-_PLAIN_REGISTERS: Final = {
-    "PSTATE": unicorn.REG_PSTATE,
-    "FPCR": unicorn.REG_FPCR,
-    "FPSR": unicorn.REG_FPSR,
-}
-#: name: (is it the virtual timer's, is it CTL).
-_TIMER_REGISTERS: Final = {
-    "CNTP_CTL_EL0": (False, True),
-    "CNTP_CVAL_EL0": (False, False),
-    "CNTV_CTL_EL0": (True, True),
-    "CNTV_CVAL_EL0": (True, False),
-}
+            self._close()

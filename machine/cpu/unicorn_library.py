@@ -1,7 +1,7 @@
 """The Unicorn library: its functions, the private structures behind them, and the check that they are as expected.
 
 Enter at :func:`load`, which verifies the platform and the shared object and answers a :class:`Library`. Everything here
-is for :mod:`machine.cpu.engine`; no other module may use it.
+is for :mod:`machine.cpu.engine` and :mod:`machine.cpu.unicorn_core` below it; no other module may use it.
 
 Unicorn's public interface is not enough for a guest operating system (its generic timer drops writes, an exception
 entry needs a dozen register writes, an asynchronous stop can leave in the middle of an instruction), so the engine also

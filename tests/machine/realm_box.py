@@ -9,6 +9,7 @@ from types import TracebackType
 
 import guest_asm as a
 
+from machine import clock
 from machine.cpu import HCR, CpuExit, Regime
 from machine.cpu.engine import Engine
 from machine.memory import DRAM_BASE, PhysicalMemory
@@ -16,6 +17,8 @@ from machine.memory import DRAM_BASE, PhysicalMemory
 VECTORS, CODE, DATA = 0x0, 0x1000, 0x2000
 #: Stage-2 page attributes: AF, inner shareable, read and write, normal write-back.
 PAGE = 1 << 10 | 3 << 8 | 3 << 6 | 0xF << 2 | 3
+#: Ticks that a guest may run without an exit.
+PATIENCE = 10 * clock.COUNTER_FREQUENCY
 #: VTCR_EL2: 4 KiB, 48-bit IPA (T0SZ 16), start level 0 (SL0 2), 48-bit PA.
 VTCR_48 = 16 | 2 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 5 << 16 | 1 << 31
 HCR_REALM = HCR.VM | HCR.TSC | HCR.TWI
@@ -74,4 +77,11 @@ class RealmBox:
         self.memory.write(self.pa[ipa & ~0xFFF] + (ipa & 0xFFF), a.code(*words))
 
     def run(self) -> CpuExit:
-        return self.engine.run(self.regime)
+        """One run; EL2's deadline stops a guest that never comes back, so that the test fails instead of hanging."""
+        if self.engine._deadline is not None:
+            return self.engine.run(self.regime)
+        self.engine.set_deadline(clock.now() + PATIENCE)
+        try:
+            return self.engine.run(self.regime)
+        finally:
+            self.engine.set_deadline(None)

@@ -91,7 +91,13 @@ def test_granules_in_use_cannot_be_undelegated(host: Host) -> None:
 def test_tracking_covers_whole_regions(host: Host) -> None:
     region = 1 << 30
     assert host.call("GRANULE_TRACKING_GET", DRAM_BASE, DRAM_BASE + 4 * region) == (0, 0, 2, DRAM_BASE + region, 0)
-    assert host.call("GRANULE_TRACKING_GET", DRAM_BASE + PAGE, DRAM_BASE + 2 * PAGE) == (0, 0, 2, DRAM_BASE + 2 * PAGE, 0)
+    assert host.call("GRANULE_TRACKING_GET", DRAM_BASE + PAGE, DRAM_BASE + 2 * PAGE) == (
+        0,
+        0,
+        2,
+        DRAM_BASE + 2 * PAGE,
+        0,
+    )
     assert host.call("GRANULE_TRACKING_GET", 0, 4 * region) == (0, 0, 1, DRAM_BASE, 0)
 
 

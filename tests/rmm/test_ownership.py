@@ -1,5 +1,5 @@
-"""Whatever the host calls, in whatever order: granules are partitioned among their owners, and a refused command changes
-nothing."""
+"""Whatever the host calls, in whatever order: granules are partitioned among their owners, and a refused command
+changes nothing."""
 
 from __future__ import annotations
 
@@ -56,10 +56,15 @@ class RmiMachine(RuleBasedStateMachine):
             assert self.fingerprint() == before, (name, args, rmi.describe(answer[0]))
         return answer
 
-    @initialize(count=st.integers(2, POOL))
-    def delegate_some(self, count: int) -> None:
-        self.host.delegate(self.pool, count)
+    @initialize(delegated=st.integers(2, POOL), built=st.booleans())
+    def start(self, delegated: int, built: bool) -> None:
+        self.host.delegate(self.pool, delegated)
         self.host.delegate(self.aux, 16)
+        if built and delegated > 12:
+            self.create_realm()
+            self.create_tables(0, 2)
+            self.create_tables(1 << 39, 5)
+            self.populate(8, 0)
 
     @rule()
     def create_realm(self) -> None:
@@ -108,9 +113,9 @@ class RmiMachine(RuleBasedStateMachine):
     def realm_step(self, name: str) -> None:
         self.call(name, self.pool)
 
-    @rule(ipa=ipas, level=levels, name=st.sampled_from(["RTT_DESTROY", "RTT_FOLD"]))
+    @rule(ipa=ipas, level=st.integers(1, 3), name=st.sampled_from(["RTT_DESTROY", "RTT_FOLD"]))
     def remove_table(self, ipa: int, level: int, name: str) -> None:
-        self.call(name, self.pool, ipa & -(1 << (48 - 9 * level)) if level else ipa, level)
+        self.call(name, self.pool, ipa & -(1 << (48 - 9 * level)), level)
 
     @rule(first=granules, count=st.integers(1, 6), back=st.booleans())
     def range(self, first: int, count: int, back: bool) -> None:
@@ -138,7 +143,7 @@ class RmiMachine(RuleBasedStateMachine):
 
 RmiMachine.TestCase.settings = settings(
     max_examples=40,
-    stateful_step_count=40,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -217,7 +217,14 @@ def test_init_ripas_stops_at_what_was_destroyed(host: Host, rd: int) -> None:
 
 def test_init_ripas_refuses_bad_arguments(host: Host, rd: int) -> None:
     host.tables(rd)
-    for base, top in ((PAGE, PAGE), (PAGE, 0), (0, 0x800), (8, PAGE), (SHARED - PAGE, SHARED + PAGE), (TOP, TOP + PAGE)):
+    for base, top in (
+        (PAGE, PAGE),
+        (PAGE, 0),
+        (0, 0x800),
+        (8, PAGE),
+        (SHARED - PAGE, SHARED + PAGE),
+        (TOP, TOP + PAGE),
+    ):
         assert host.status("RTT_INIT_RIPAS", rd, base, top) == "ERROR_INPUT"
     assert host.status("RTT_INIT_RIPAS", rd + 8, 0, PAGE) == "ERROR_INPUT"
     assert host.status("RTT_INIT_RIPAS", rd, GIB, GIB + PAGE) == "ERROR_RTT(1)"

@@ -108,3 +108,15 @@ def test_any_tokens_parse_or_fail_with_a_report(text: bytes) -> None:
         xlconfig.load(text, "a.cfg")
     except xlconfig.ParseFailure as failure:
         assert failure.report.startswith("a.cfg:")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("realm=true", "1"), ("realm = false\n", "0"), ("a=1; realm=true; b=2", "1")]
+)
+def test_realm_takes_a_bare_boolean_which_libxlu_has_for_no_key(text: str, value: str) -> None:
+    assert xlconfig.load(text.encode(), "t.cfg").string("realm") == value
+
+
+@pytest.mark.parametrize("text", ["b=true", "realm=yes", "realm+=true", "realm=[true]", "realm\n=true", "x=realm"])
+def test_no_other_bare_word_becomes_a_value(text: str) -> None:
+    assert "config parsing error near" in report_of(text.encode())
