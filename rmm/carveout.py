@@ -17,8 +17,8 @@ MAGIC = int.from_bytes(b"RMM2bet1", "little")
 #: Words (u64) in the journal. The largest transaction is a GRANULE_RANGE_DELEGATE that withdraws the unprotected leaves
 #: of everything it delegates: 2 words per leaf.
 JOURNAL_WORDS = 1 << 17
-#: VMIDs that the RMM hands out; 0 is not used.
-VMIDS = 1 << 16
+#: VMIDs that there are: 8 bits, as the Cortex-A72 has them. 0 is not given to a realm.
+VMIDS = 1 << 8
 #: Bytes of one stateful operation's context.
 SRO_CONTEXT_SIZE = 4096
 
@@ -40,7 +40,6 @@ class Globals(Structure):
     rmi_granule_size = u64(0x18)
     serial = u64(0x20)
     sro_contexts = u64(0x28)
-    gpt_generation = u64(0x30)
 
 
 class CarveOut:
@@ -54,7 +53,7 @@ class CarveOut:
         base = memory.firmware_base
         self.globals_pa = base
         self.vmids_pa = base + GRANULE_SIZE
-        self.journal_pa = self.vmids_pa + VMIDS // 8
+        self.journal_pa = self.vmids_pa + GRANULE_SIZE
         self.sro_pa = self.journal_pa + (JOURNAL_WORDS << 3)
         self.table_pa = self.sro_pa + sro_contexts * SRO_CONTEXT_SIZE
         entries = memory.dram_size >> GRANULE_SHIFT

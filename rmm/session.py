@@ -38,8 +38,10 @@ _IMAGE: Final = int(Context.IMAGE)
 class Session:
     """One REC and the element it runs on. ``par_size`` and ``ipa_top`` bound the protected half and the IPA space."""
 
-    __slots__ = ("at", "checked_lrs", "claim", "cpu", "disclaim", "granule", "image", "incarnation", "index", "ipa_top",
-                 "memory", "par_size", "rd", "realm", "rec", "regimes", "rmm", "saves", "scratch", "vmpidr")  # fmt: skip
+    __slots__ = (
+        "at", "checked_lrs", "claim", "cpu", "disclaim", "granule", "image", "incarnation", "index", "ipa_top",
+        "memory", "par_size", "rd", "realm", "rec", "regimes", "rmm", "saves", "scratch", "vmpidr",
+    )  # fmt: skip
 
     def __init__(self, rmm: Monitor, cpu: Cpu, rec: Rec, realm: Realm) -> None:
         self.rmm = rmm

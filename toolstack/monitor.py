@@ -34,6 +34,9 @@ _RESTART_INTERVAL = 2.0
 
 Log = Callable[[str], None]
 
+#: The actions as a configuration names them, where libxl's name is another one.
+_NAMES = {ActionOnShutdown.RESTART_RENAME: "rename-restart"}
+
 _RESTARTING = frozenset({ActionOnShutdown.RESTART, ActionOnShutdown.RESTART_RENAME, ActionOnShutdown.COREDUMP_RESTART})
 
 
@@ -47,6 +50,11 @@ def action_for(config: DomainConfig, reason: int | None) -> ActionOnShutdown:
         ShutdownReason.SOFT_RESET: config.on_soft_reset,
     }
     return ActionOnShutdown.DESTROY if reason is None else actions.get(ShutdownReason(reason), ActionOnShutdown.DESTROY)
+
+
+def name_of(action: ActionOnShutdown) -> str:
+    """ACTION as a configuration names it."""
+    return _NAMES.get(action, action.value.replace("_", "-"))
 
 
 def may_restart(config: DomainConfig) -> bool:
@@ -63,7 +71,7 @@ def remarks(config: DomainConfig) -> list[str]:
     for key, action in keys:
         text = _shortfall(action)
         if text:
-            lines.append(f'{key}="{action.value.replace("_", "-")}": {text}')
+            lines.append(f'{key}="{name_of(action)}": {text}')
     return lines
 
 
@@ -94,9 +102,9 @@ def watch(connection: Connection, domid: int, config: DomainConfig, guest: Guest
         if info.crash_reason:
             log(f"Domain {current}: {info.crash_reason}")
         action = action_for(config, info.shutdown_reason)
-        log(f"Action for shutdown reason code {info.shutdown_reason} is {action.value.replace('_', '-')}")
+        log(f"Action for shutdown reason code {info.shutdown_reason} is {name_of(action)}")
         if _shortfall(action):
-            log(f"{action.value.replace('_', '-')}: {_shortfall(action)}")
+            log(f"{name_of(action)}: {_shortfall(action)}")
         if action is ActionOnShutdown.PRESERVE:
             log("Done. Exiting now")
             return

@@ -282,4 +282,8 @@ class Core:
         return writes_back(self._fetched.value)
 
     def _close(self) -> None:
+        # A released view raises ValueError; a kept one would read freed memory.
+        for view in (self._state, self._words, self._xregs, self._pc, self._syndrome, self._vaddress, self._target_el,
+                     self._index):
+            view.release()
         self._lib.uc_close(self._uc)

@@ -409,6 +409,8 @@ def test_a_foreign_context_is_refused(box: RealmBox, image: bytes) -> None:
         box.engine.restore(memoryview(image))
 
 
-def test_closing_twice_is_harmless() -> None:
+def test_closing_twice_is_harmless_and_using_a_closed_engine_is_an_error() -> None:
     with RealmBox() as box:
         box.engine.close()
+        with pytest.raises(ValueError, match="released"):
+            box.engine.gpr(0)

@@ -35,14 +35,15 @@ class RmiMachine(RuleBasedStateMachine):
         self.params = self.host.params(rtt_base=self.pool + PAGE)
         self.rec_params = self.host.rec_params()
         self.aux = self.host.ns(16)
+        assert self.aux + 16 * PAGE <= self.host.memory.dram_base + 64 * PAGE
 
     def pa(self, n: int) -> int:
         return self.pool + n * PAGE
 
     def fingerprint(self) -> bytes:
-        """Everything the host or a realm could tell apart: DRAM, granule states, GPT."""
+        """Everything the host or a realm could tell apart: the DRAM in use here, granule states, GPT."""
         memory = self.host.memory
-        digest = hashlib.blake2b(memory.buf[: memory.dram_size])
+        digest = hashlib.blake2b(memory.buf[: 64 * PAGE])
         digest.update(self.host.rmm.granules.states)
         digest.update(memory.gpt)
         return digest.digest()

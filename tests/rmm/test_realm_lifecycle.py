@@ -223,6 +223,17 @@ def test_a_realm_at_a_recycled_address_is_another_realm(host: Host) -> None:
     assert again.generation != generation
 
 
+def test_there_are_as_many_realms_as_vmids(host: Host) -> None:
+    for _ in range(255):
+        last = host.realm()
+    rd = host.delegated()
+    params = host.params(rtt_base=host.delegated())
+    assert host.status("REALM_CREATE", rd, params) == "ERROR_GLOBAL"
+    host.ok("REALM_TERMINATE", last)
+    host.ok("REALM_DESTROY", last)
+    host.ok("REALM_CREATE", rd, params)
+
+
 def test_vmids_are_not_shared_and_are_given_back(host: Host) -> None:
     realms = [host.realm() for _ in range(3)]
     vmids = [host.rmm.realm(rd).vmid for rd in realms]  # type: ignore[union-attr]
