@@ -22,6 +22,8 @@ _HEADER_WORDS = 4
 _FILL_STATE = 0
 _FILL_GPT = 1
 _FILL_MAPPED = 2
+#: States up to this one are those of granules that nothing uses.
+_UNUSED = int(GranuleState.DELEGATED)
 #: Packers by number of words; commands use a handful of sizes.
 _PACKERS: dict[int, struct.Struct] = {}
 
@@ -138,17 +140,21 @@ class Journal:
         return True
 
     def _apply(self, words: list[int], states: list[int], fills: list[int]) -> None:
+        # Plain loops over constants: every command pays for this (benchmarks/bench_rmm.py).
         memory = self._words
         pairs = iter(words)
-        for index, value in zip(pairs, pairs, strict=True):
-            memory[index] = value
-        if states:
-            table, touched = self._states, self._touched
-            pairs = iter(states)
-            for index, value in zip(pairs, pairs, strict=True):
-                table[index] = value
-                if value > GranuleState.DELEGATED:
-                    touched[index] = 1
+        for index in pairs:
+            memory[index] = next(pairs)
+        table, touched = self._states, self._touched
+        pairs = iter(states)
+        for index in pairs:
+            table[index] = value = next(pairs)
+            if value > _UNUSED:
+                touched[index] = 1
+        if fills:
+            self._apply_fills(fills)
+
+    def _apply_fills(self, fills: list[int]) -> None:
         for at in range(0, len(fills), 4):
             kind, first, count, value = fills[at : at + 4]
             run = bytes([value]) * count
@@ -158,5 +164,5 @@ class Journal:
                 self._mapped[first : first + count] = run
             else:
                 self._states[first : first + count] = run
-                if value > GranuleState.DELEGATED:
+                if value > _UNUSED:
                     self._touched[first : first + count] = b"\x01" * count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rmm.abi.registers import FeatureRegister0, FeatureRegister1
 
@@ -58,7 +59,7 @@ class Options:
 
 
 #: Options under which the RMM paces and checks as the TF-RMM build that measured the vectors did.
-TF_RMM: dict[str, int | bool] = {
+TF_RMM: dict[str, Any] = {
     "range_granules": 1,
     "num_bps": 1,
     "num_wps": 1,

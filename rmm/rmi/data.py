@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmm import rtt
-from rmm.abi.registers import Ripas
+from rmm.abi.registers import ProtMapFlags, Ripas
 from rmm.abi.rmi import Status, error_rtt
 from rmm.granules import GranuleState
 from rmm.realm import RealmState
@@ -25,6 +25,7 @@ _DELEGATED = int(GranuleState.DELEGATED)
 _DATA = int(GranuleState.DATA)
 _NEW = int(RealmState.NEW)
 _PAGE_LEAF = rtt.LEAF_ATTRIBUTES | rtt.PAGE_BIT
+_MAP_FLAGS = ProtMapFlags.defined_mask()
 _ZERO_PAGE = bytes(4096)
 
 
@@ -172,7 +173,7 @@ def rtt_data_unmap(
     with rmm.commit() as txn:
         for descriptor in rmm.words[index:end].tolist():
             if descriptor & 0x11:
-                if descriptor & 0x403 == rtt.TABLE_BITS or (not level and descriptor & 1):
+                if descriptor & 0x403 == rtt.TABLE_BITS:
                     break
                 pa = descriptor & rtt.PA_MASK
                 if not outputs.add(pa, level):
@@ -191,6 +192,3 @@ def rtt_data_unmap(
             rmm.bump_generation(txn, realm)
     single, count = outputs.finish(rmm)
     return 0, base + ((where - index) << shift), single, count
-
-
-_MAP_FLAGS = 0xFFFF

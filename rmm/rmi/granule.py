@@ -39,7 +39,7 @@ def granule_tracking_get(rmm: Monitor, start: int, end: int) -> int | tuple[int,
 
 @command("RMI_GPT_L1_CREATE")
 def gpt_l1_create(rmm: Monitor, base: int) -> int:
-    """ERROR_GPT for every region with DRAM: the platform built its level-1 table at power-on."""
+    """ERROR_GPT: the platform built the level-1 tables of all regions at power-on, as TF-RMM finds them."""
     if base >> PA_WIDTH or base & _REGION_MASK:
         return Status.ERROR_INPUT
     return Status.ERROR_GPT

@@ -44,6 +44,9 @@ _SYNC: Final = ExitKind.SYNC
 _DATA_ABORT: Final = EC.DATA_ABORT
 _SMC: Final = EC.SMC
 _PSCI: Final = Pending.PSCI
+_WNR: Final = ESR.WNR
+_SSE: Final = ESR.SSE
+_SF: Final = ESR.SF
 
 _RUNNABLE: Final = RecGranule.runnable.offset >> 3
 _RUNNING: Final = RecGranule.running.offset >> 3
@@ -179,13 +182,13 @@ def _enter(here: Residents, session: Session, flags: int, run: int) -> RecExit:
 
 def _complete_mmio(cpu: Cpu, esr: int, data: int) -> None:
     """The access at the latched syndrome has been emulated: a load gets its value, and the PC moves on."""
-    if not esr & ESR.WNR:
+    if not esr & _WNR:
         size = esr >> 22 & 3
         mask = SAS_MASKS[size]
         data &= mask
-        if esr & ESR.SSE and data >> (8 << size) - 1:
+        if esr & _SSE and data >> (8 << size) - 1:
             data |= ~mask
-        cpu.set_gpr(esr >> 16 & 0x1F, data & SAS_MASKS[3 if esr & ESR.SF else 2])
+        cpu.set_gpr(esr >> 16 & 0x1F, data & SAS_MASKS[3 if esr & _SF else 2])
     cpu.pc += 4
 
 

@@ -165,6 +165,10 @@ def test_bytes_are_stored_as_whole_words() -> None:
         host.rmm.commit().store(rd + 4, b"12345678")
 
 
+def _tick(into: int) -> None:
+    os.write(into, b".")
+
+
 def child(action: Callable[[Callable[[], None]], None]) -> tuple[int, int]:
     """Fork a process that runs ``action(tick)``; answers its pid and a descriptor with one byte per tick."""
     out, into = os.pipe()
@@ -173,7 +177,7 @@ def child(action: Callable[[Callable[[], None]], None]) -> tuple[int, int]:
         os.close(into)
         return pid, out
     try:
-        action(lambda: os.write(into, b".") and None)
+        action(lambda: _tick(into))
         os._exit(0)
     finally:
         os._exit(1)

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from rmm import replay
 from rmm.abi.rmi import BY_NAME
 
-VECTORS = Path(__file__).parent / "vectors"
+VECTORS = Path(__file__).parents[1] / "vectors" / "rmm"
 KNOWN = VECTORS / "known.json"
 
 

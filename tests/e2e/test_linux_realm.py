@@ -1,0 +1,80 @@
+"""Debian's unmodified kernel as a Realm: to the shell, a command typed and answered, power-off, destroy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .terminal import Terminal
+from .xl_host import ROOT, XlHost, until
+
+pytestmark = pytest.mark.linux
+MARKER = "REALM-SHELL-READY"
+PROMPT = "realm:/root# "
+
+
+@pytest.fixture(scope="module")
+def linux() -> str:
+    """The configuration that examples/linux/fetch.py writes; on CI a guest that cannot be had is a failure."""
+    fetched = subprocess.run(
+        [sys.executable, str(ROOT / "examples/linux/fetch.py")], capture_output=True, text=True, timeout=900
+    )
+    if fetched.returncode == 0:
+        return fetched.stdout.splitlines()[-1]
+    if os.environ.get("CI") == "true" or shutil.which("apt-get"):
+        pytest.fail(f"the Linux guest could not be fetched: {fetched.stderr}")
+    pytest.skip(f"no Linux guest: {fetched.stderr.strip()}")
+
+
+@pytest.fixture
+def config(linux: str, tmp_path: Path) -> str:
+    """A copy under a name of its own that is not restarted."""
+    path = tmp_path / "linux.cfg"
+    path.write_text(Path(linux).read_text() + '\nname = "linux"\non_reboot = "destroy"\n')
+    return str(path)
+
+
+def test_debians_kernel_boots_to_a_shell_that_answers_and_powers_off(
+    host: XlHost, config: str, terminal: Callable[..., Terminal]
+) -> None:
+    xl = terminal(host, "create", "-c", config)
+    xl.expect("linux-realm: this is a Realm (RME: Using RSI version 1.0)", seconds=120)
+    xl.expect(MARKER, seconds=30)
+    xl.expect(PROMPT, seconds=30)
+    xl.type("echo $((6 * 7)) $(nproc) $(dmesg | grep -c 'RME: Using RSI')\r")
+    xl.expect("42 1 1", seconds=30)
+    xl.expect(PROMPT, seconds=30)
+    info = host.domain("linux")
+    assert info is not None and info.realm_state == "ACTIVE" and info.cpu_time_ns > 0
+    xl.type("poweroff\r")
+    xl.expect("reboot: Power down", seconds=30)
+    assert xl.wait() == 0
+    assert xl.restored()
+    until(lambda: not host.domains(), "the domain is destroyed")
+
+
+def test_a_running_linux_realm_is_destroyed_with_everything_it_had(
+    host: XlHost, config: str, terminal: Callable[..., Terminal]
+) -> None:
+    xl = terminal(host, "create", "-c", config)
+    xl.expect("Booting Linux on physical CPU", seconds=120)
+    destroyed = host.xl("destroy", "linux")
+    assert (destroyed.returncode, destroyed.stderr) == (0, "")
+    assert xl.wait() == 0
+    assert host.domain("linux") is None
+
+
+def test_the_console_of_a_realm_without_a_client_is_logged_and_kept_when_it_is_gone(host: XlHost, config: str) -> None:
+    assert host.xl("create", "-q", config).returncode == 0
+    domain = host.domain("linux")
+    assert domain is not None
+    log = host.state / "console" / f"guest-linux-{domain.domid}-vuart0.log"
+    until(lambda: log.exists() and b"Booting Linux" in log.read_bytes(), "the kernel prints", 60)
+    assert host.xl("destroy", "linux").returncode == 0
+    assert b"Booting Linux" in log.read_bytes()
