@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ class RpcServer:
             failure = Failure(refusal.code, str(refusal), refusal.errno, refusal.rmi_result)
             self._queue(peer, Answer(v=PROTOCOL_VERSION, id=request.id, error=failure))
         except Exception as error:
-            self._log("err", f"internal error in {request.method}: {type(error).__name__}: {error}")
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(at.filename).name}:{at.lineno}"
+            self._log("err", f"internal error in {request.method}: {type(error).__name__}: {error} ({where})")
             failure = Failure("internal", f"internal error in hypervisord: {type(error).__name__}: {error}")
             self._queue(peer, Answer(v=PROTOCOL_VERSION, id=request.id, error=failure))
         else:

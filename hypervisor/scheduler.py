@@ -14,8 +14,9 @@ from hypervisor.runstate import Runstate, VcpuRun
 from machine import clock
 from machine.cpu import Cpu
 
-#: A vCPU's turn while others wait: 10 ms, in counter ticks.
-QUANTUM = clock.COUNTER_FREQUENCY // 100
+#: A vCPU's turn while others wait, in counter ticks: 1 ms. A guest that waits for another of its vCPUs mostly spins (the
+#: emulated CPU does not trap WFE), so short turns are worth a switch of some 25 us.
+QUANTUM = clock.COUNTER_FREQUENCY // 1000
 
 _RUNSTATE = {
     VcpuState.RUNNABLE: VcpuRun.RUNNABLE,

@@ -37,13 +37,23 @@ def run_list(arguments: list[str], settings: Settings) -> int:
     if "l" in given:
         sys.stdout.write(_details(domains))
     elif "json" in given:
-        print_json({"domains": domains})
+        print_json({"domains": [_as_object(domain) for domain in domains]})
     else:
         table = tables.domain_table(
             domains, verbose="v" in given, context="Z" in given, cpupool="c" in given, numa="n" in given
         )
         sys.stdout.write(table)
     return 0
+
+
+def _as_object(domain: DomainInfo) -> dict[str, object]:
+    """The fields of DOMAIN, with its configuration as an object (None when it cannot be read)."""
+    fields = msgspec.structs.asdict(domain)
+    try:
+        fields["config"] = msgspec.json.decode(domain.config)
+    except msgspec.DecodeError:
+        fields["config"] = None
+    return fields
 
 
 def print_json(content: dict[str, object]) -> None:

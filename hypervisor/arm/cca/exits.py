@@ -150,6 +150,8 @@ def sysreg(vcpu: RealmVcpu, esr: int) -> VcpuState:
         if read:
             return vcpu.crash(f"unsupported ICC_SGI1R_EL1 access read={read} val={value:#x}")
         vcpu.vgic.send_sgi(vcpu.vcpu_id, value)
+        # The sender mostly spins until its targets have answered.
+        return VcpuState.YIELDED
     elif register == ICC_SRE_EL1:
         vcpu.give_gpr(rt, SRE_VALUE)
     elif register == ICC_DIR_EL1:
