@@ -479,8 +479,8 @@ class DomainTable:
         for domain in self.all():
             try:
                 await self.destroy(domain.domid)
-            except Refusal as refusal:
-                self._log.log(ERR, str(refusal))
+            except Exception as error:
+                self._log.log(ERR, f"d{domain.domid}: left behind: {type(error).__name__}: {error}")
 
 
 class _Returned:

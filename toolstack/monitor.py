@@ -168,8 +168,9 @@ class Monitor:
         """Fork it, for the daemon with process id PID that listens on PATH.
 
         GUEST holds the one guest that a restart builds. LOG is its log file, None for standard error; DETACHED puts it
-        into a session of its own.
+        into a session of its own. Raises XlError when LOG cannot be opened.
         """
+        log_fd = -1 if log is None else _open_log(log)
         read_end, self._pipe = os.pipe()
         self._handed_over = False
         sys.stdout.flush()
@@ -180,9 +181,11 @@ class Monitor:
             self.pid = os.fork()
             if self.pid == 0:
                 os.close(self._pipe)
-                _be_monitor(lambda: _serve(read_end, path, pid, config, guest), log, detached)
+                _be_monitor(lambda: _serve(read_end, path, pid, config, guest), read_end, log_fd, detached)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if log_fd >= 0:
+                os.close(log_fd)
         os.close(read_end)
 
     def __enter__(self) -> Monitor:
@@ -213,7 +216,7 @@ class Monitor:
             self.wait()
 
 
-def _be_monitor(work: Callable[[], int], log: Path | None, detached: bool) -> None:
+def _be_monitor(work: Callable[[], int], orders: int, log: int, detached: bool) -> None:
     """The child's whole life; does not return."""
     status = 1
     try:
@@ -224,7 +227,7 @@ def _be_monitor(work: Callable[[], int], log: Path | None, detached: bool) -> No
         if detached:
             os.setsid()
             os.chdir("/")
-        _redirect(log)
+        _let_go_of_files(orders, log)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         status = work()
     except BaseException as error:
@@ -233,16 +236,25 @@ def _be_monitor(work: Callable[[], int], log: Path | None, detached: bool) -> No
         os._exit(status)
 
 
-def _redirect(log: Path | None) -> None:
-    """Standard input from nowhere, and the other two to LOG when there is one: nobody's terminal or pipe is kept."""
+def _open_log(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise XlError(f"xl: cannot open the monitor's log {path}: {error.strerror}") from None
+
+
+def _let_go_of_files(kept: int, log: int) -> None:
+    """Standard input from nowhere, the others to LOG unless that is negative, and nothing else open but KEPT.
+
+    Nobody's terminal or pipe is held; that includes what xl had inherited without knowing.
+    """
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
-    os.close(null)
-    if log is not None:
-        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        os.dup2(fd, 1)
-        os.dup2(fd, 2)
-        os.close(fd)
+    if log >= 0:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _serve(read_end: int, path: Path, pid: int, config: DomainConfig, guest: list[GuestImage]) -> int:

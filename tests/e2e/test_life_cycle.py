@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,21 @@ def test_without_a_monitor_nothing_acts_on_the_end(host: XlHost, tmp_path: Path)
     assert set(host.processes()) <= before | {domain.pid}
     until(lambda: "---s--" in host.xl("list", "alone").stdout, "the guest has powered off")
     assert host.xl("destroy", "alone").returncode == 0
+
+
+def test_the_monitor_holds_nothing_that_was_open_in_xl(host: XlHost, tmp_path: Path) -> None:
+    config = write_realm(tmp_path, "closed", SPIN)
+    read_end, write_end = os.pipe()
+    subprocess.run(
+        host.command("create", "-q", str(config)), env=host.environment, pass_fds=(write_end,), check=True, timeout=60
+    )
+    os.close(write_end)
+    assert select.select([read_end], [], [], 10)[0], "somebody still holds the inherited pipe"
+    assert os.read(read_end, 1) == b""
+    os.close(read_end)
+    (monitor,) = [pid for pid, line in host.processes().items() if "toolstack" in line]
+    assert os.getsid(monitor) == monitor
+    assert host.xl("destroy", "closed").returncode == 0
 
 
 def test_a_reboot_builds_the_same_images_again_with_a_new_domid(host: XlHost, tmp_path: Path) -> None:

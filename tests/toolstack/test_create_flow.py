@@ -236,3 +236,21 @@ def test_dtb_writes_the_tree_that_create_would_use(
 def test_dtb_names_the_file_that_it_cannot_write(xl: Xl, realm_config: Path) -> None:
     ran = xl("dtb", str(realm_config), "-o", "/nonexistent/x.dtb")
     assert ran == (1, "", "xl: cannot write /nonexistent/x.dtb: No such file or directory\n")
+
+
+def test_verbose_shows_the_memory_plan(xl: Xl, hypervisor: FakeHypervisor, realm_config: Path) -> None:
+    lines = xl("-v", "create", "-qe", str(realm_config)).err.splitlines()
+    assert lines[0] == "xl: detail: RAM 0x40000000-0x41000000 (16 MiB)"
+    assert lines[1] == "xl: detail: kernel 0x40000000-0x40001000 (4096 bytes)"
+    assert lines[-1].startswith("xl: detail: vCPU 0 starts at 0x40000000, x0 0x40")
+
+
+def test_a_log_that_the_monitor_cannot_open_stops_the_creation_before_it_begins(
+    xl: Xl, hypervisor: FakeHypervisor, realm_config: Path, directories: Path
+) -> None:
+    (directories / "state" / "xl-r1.log").mkdir(parents=True, mode=0o700)
+    (directories / "state").chmod(0o700)
+    ran = xl("create", "-q", str(realm_config))
+    assert ran.status == 1
+    assert ran.err == f"xl: cannot open the monitor's log {directories}/state/xl-r1.log: Is a directory\n"
+    assert hypervisor.calls == []

@@ -57,6 +57,16 @@ def _say_what_would_fail(config: DomainConfig) -> None:
         print(f"xl: warning: this would not be created: {error.lines[0]}", file=sys.stderr)
 
 
+def _say_where_things_are(guest: GuestImage) -> None:
+    """The memory plan, as ``xl -v create`` shows it."""
+    for bank in guest.banks:
+        print(f"xl: detail: RAM {bank.base:#x}-{bank.end:#x} ({bank.size >> 20} MiB)", file=sys.stderr)
+    for segment in guest.segments:
+        end = segment.gpa + len(segment.data)
+        print(f"xl: detail: {segment.name} {segment.gpa:#x}-{end:#x} ({len(segment.data)} bytes)", file=sys.stderr)
+    print(f"xl: detail: vCPU 0 starts at {guest.context.pc:#x}, x0 {guest.context.x0:#x}", file=sys.stderr)
+
+
 class _Creation:
     """One run of ``xl create``."""
 
@@ -78,6 +88,8 @@ class _Creation:
             with Interruption() as interruption, contextlib.ExitStack() as building:
                 # In a list, which the monitor empties when it will never need the images: its copy is then freed.
                 guest = [guests.prepare(self.config)]
+                if self.settings.verbose:
+                    _say_where_things_are(guest[0])
                 socket, daemon = endpoint.socket_path(), ensure_running()
                 monitor = None
                 if "e" not in self.given:
