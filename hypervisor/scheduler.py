@@ -14,8 +14,8 @@ from hypervisor.runstate import Runstate, VcpuRun
 from machine import clock
 from machine.cpu import Cpu
 
-#: A vCPU's turn while others wait, in counter ticks: 1 ms. A guest that waits for another of its vCPUs mostly spins (the
-#: emulated CPU does not trap WFE), so short turns are worth a switch of some 25 us.
+#: A vCPU's turn while others wait, in counter ticks: 1 ms. A guest that waits for another of its vCPUs mostly spins
+#: (the emulated CPU does not trap WFE), so short turns are worth a switch of some 25 us.
 QUANTUM = clock.COUNTER_FREQUENCY // 1000
 
 _RUNSTATE = {

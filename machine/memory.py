@@ -21,6 +21,7 @@ import ctypes
 import errno
 import mmap
 import os
+import weakref
 from enum import IntEnum
 
 GRANULE_SIZE = 4096
@@ -97,7 +98,8 @@ class PhysicalMemory:
         """Power on: fresh memory, DRAM in the Non-secure PAS and the carve-out in the Realm PAS.
 
         ``dram_size`` is rounded up to 2 MiB; the carve-out defaults to what an RMM needs for 8 bytes of metadata per
-        granule and 4 MiB of its own. Raises OSError when the host refuses the memfd.
+        granule and 4 MiB of its own. The descriptor is closed when the object goes. Raises OSError when the host
+        refuses the memfd.
         """
         dram_size = _round_up(dram_size, 1 << 21)
         if firmware_size is None:
@@ -111,6 +113,7 @@ class PhysicalMemory:
         header = dram_size.to_bytes(8, "little") + firmware_size.to_bytes(8, "little")
         os.pwrite(fd, header, dram_size + firmware_size + 2 * tables)
         memory = cls(fd, dram_size, firmware_size)
+        weakref.finalize(memory, os.close, fd)
         first = dram_size >> GRANULE_SHIFT
         memory.gpt[first:] = bytes([Pas.REALM]) * (granules - first)
         return memory

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from fcntl import LOCK_EX, LOCK_UN, flock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from machine.board import SMC_UNKNOWN, Board, SmcHandler, SmcResult
 from rmm.abi.rmi import Status
@@ -20,6 +20,9 @@ from rmm.lock import RmmLock, RunningRecs
 from rmm.options import Options
 from rmm.realm import Realm, RealmState
 from rmm.rmi import HANDLERS
+
+if TYPE_CHECKING:
+    from rmm.session import Residents
 
 _COMMAND_MODULES = (
     "management",
@@ -59,6 +62,8 @@ class Monitor:
         self.running = RunningRecs(memory.fd)
         self._state_word = carveout.global_word("state")
         self._realms: dict[int, Realm] = {}
+        #: What :mod:`rmm.session` keeps of the RECs on this process's processing element.
+        self.residents: Residents | None = None
         self._bumped: list[Realm] = []
         with self.lock:
             self._power_on()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from fcntl import F_OFD_SETLK, F_UNLCK, F_WRLCK, fcntl
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary, ref
 
 from machine.cpu import CONTEXT_SIZE, HCR, Cpu, Regime
 from machine.ich import ALWAYS_TRAPPED
@@ -163,19 +162,11 @@ class Residents:
 
 
 INCARNATION: Final = RecGranule.incarnation.offset >> 3
-_RESIDENTS: WeakKeyDictionary[Monitor, Residents] = WeakKeyDictionary()
-
-
-_last: tuple[ref[Monitor], Residents] | None = None
 
 
 def residents(rmm: Monitor) -> Residents:
     """This process's residents."""
-    global _last
-    if _last is not None and _last[0]() is rmm:
-        return _last[1]
-    found = _RESIDENTS.get(rmm)
+    found = rmm.residents
     if found is None:
-        found = _RESIDENTS[rmm] = Residents()
-    _last = ref(rmm), found
+        found = rmm.residents = Residents()
     return found

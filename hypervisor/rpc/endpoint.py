@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 
@@ -42,6 +41,8 @@ def _runtime_path() -> Path:
     xdg = os.environ.get("XDG_RUNTIME_DIR")
     if xdg and os.access(xdg, os.W_OK):
         return Path(xdg) / "xl-realm"
+    import tempfile  # only here: it costs every command some milliseconds
+
     return Path(tempfile.gettempdir()) / f"xl-realm-{os.geteuid()}"
 
 

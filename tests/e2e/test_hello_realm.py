@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .terminal import Terminal
-from .xl_host import ROOT, XlHost, until
+from .xl_host import ROOT, XlHost, killed_at_the_end, until
 
 
 @pytest.fixture
@@ -81,12 +81,13 @@ def test_shutdown_says_how_to_power_a_realm_off_and_waits_for_it(
     assert "has no PV control interface" in refused.stderr
     assert "xl console hello" in refused.stderr
     assert "shutdown failed (rc=-10)" in refused.stderr
-    waiting = host.start("shutdown", "-w", "hello")
     console = terminal(host, "console", "hello")
     console.expect("> ")
-    assert waiting.poll() is None
-    console.type("quit\r")
-    _, said = waiting.communicate(timeout=60)
+    with killed_at_the_end(host.start("shutdown", "-w", "hello")) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("Shutting down domain ")
+        console.type("quit\r")
+        _, said = waiting.communicate(timeout=60)
     assert waiting.returncode == 0
     assert said.endswith(("has been shut down, reason code 0\n", "has been destroyed\n"))
 

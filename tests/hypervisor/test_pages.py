@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,10 +12,8 @@ from machine.memory import DRAM_BASE, GRANULE_SIZE, GranuleProtectionFault, NonS
 
 
 @pytest.fixture
-def memory() -> Iterator[PhysicalMemory]:
-    made = PhysicalMemory.create(16 << 20)
-    yield made
-    os.close(made.fd)
+def memory() -> PhysicalMemory:
+    return PhysicalMemory.create(16 << 20)
 
 
 @pytest.fixture

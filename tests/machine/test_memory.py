@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,10 +19,8 @@ from machine.memory import (
 
 
 @pytest.fixture
-def memory() -> Iterator[PhysicalMemory]:
-    made = PhysicalMemory.create(16 << 20)
-    yield made
-    os.close(made.fd)
+def memory() -> PhysicalMemory:
+    return PhysicalMemory.create(16 << 20)
 
 
 def test_a_second_mapping_of_the_descriptor_sees_the_same_memory_and_the_same_protection_table(

@@ -442,7 +442,7 @@ def test_a_write_of_icc_sre_is_ignored(realm):
 def test_an_sgi_reaches_the_other_vcpu(realm, rt):
     realm.guest.vgic.set_online(1, True)
     irq = realm.guest.vgic.vcpus[1].irqs[5]
-    assert _sysreg(realm, SGI1R, read=0, rt=rt, value=5 << 24 | 1 << 1) is VcpuState.RUNNABLE
+    assert _sysreg(realm, SGI1R, read=0, rt=rt, value=5 << 24 | 1 << 1) is VcpuState.YIELDED
     assert irq.latch
 
 
