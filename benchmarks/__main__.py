@@ -41,6 +41,7 @@ BENCHMARKS = {
 COMPONENTS = {
     "engine": "the processing element alone (pytest-benchmark)",
     "vgic": "vGIC and timers at each exit (pytest-benchmark)",
+    "rec-loop": "the host's part of an exit and of a build, without the RMM (pytest-benchmark)",
     "rmm": "RMI commands one by one",
     "profile-boot": "where the time of one boot goes, by function: profile-boot [linux|hello] (cProfile, no daemon)",
     "profile-exit": "where the time of a REC exit goes, by function (cProfile)",

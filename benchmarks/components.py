@@ -31,9 +31,13 @@ def run(name: str, arguments: list[str]) -> int:
     elif name == "profile-exit":
         profile_exit()
     else:
-        command = [sys.executable, "-m", "pytest", "-q", f"benchmarks/bench_{name}.py", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", _path(name), *arguments]
         return subprocess.run(command, cwd=SOURCE, check=False).returncode
     return 0
+
+
+def _path(name: str) -> str:
+    return f"benchmarks/bench_{name.replace('-', '_')}.py"
 
 
 def _profiled(what: str, action: Callable[[], None]) -> None:

@@ -61,9 +61,14 @@ def test_the_exit_benchmarks_guest_makes_exactly_the_exits_that_are_counted(tmp_
     with RealmMachine(2 << 20, tmp_path / "console") as machine:
         uart = machine.guest.uart
         assert uart is not None
-        reads = []
+        reads: list[int] = []
         read = uart.read
-        uart.read = lambda offset, size: reads.append(offset) or read(offset, size)  # type: ignore[method-assign]
+
+        def counted(offset: int, size: int) -> int | None:
+            reads.append(offset)
+            return read(offset, size)
+
+        uart.read = counted  # type: ignore[method-assign]
         machine.write(GUEST_RAM_BASE, rec_exit.program(123))
         machine.build(GUEST_RAM_BASE)
         machine.run()
