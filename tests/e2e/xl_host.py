@@ -19,6 +19,9 @@ from typing import NamedTuple
 
 from hypervisor.rpc.client import Client
 from hypervisor.rpc.messages import DomainInfo, DomainList, DomainRef, Nothing, Physinfo
+from machine.board import Board
+from machine.memory import PhysicalMemory
+from rmm.sro import find
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds in which everything that a command started must be gone again.
@@ -31,6 +34,7 @@ class Settled(NamedTuple):
     domains: tuple[str, ...]
     extra_granules: int
     free_memory_kib: int
+    open_operations: int
     processes: frozenset[str]
     runtime_files: frozenset[str]
 
@@ -149,6 +153,23 @@ class XlHost:
                             found[int(entry.name)] = b" ".join(words).decode(errors="replace").strip()
         return found
 
+    def open_operations(self) -> int:
+        """How many stateful operations the RMM has open: looked up in its own memory, through the daemon's memfd."""
+        pid = int((self.runtime / "hypervisord.lock").read_text())
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if "physical-memory" in os.readlink(link):
+                fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+                break
+        else:
+            raise AssertionError("the daemon has no physical memory")
+        board = Board(PhysicalMemory.attach(fd))
+        board.load_firmware("rmm.monitor")
+        rmm = board.smc.__self__  # type: ignore[attr-defined]
+        with rmm.lock:
+            count = sum(find(rmm, handle) is not None for handle in range(rmm.options.sro_contexts))
+        os.close(fd)
+        return count
+
     def settled(self) -> Settled:
         """The host as it is now."""
         info = self.physinfo()
@@ -156,6 +177,7 @@ class XlHost:
             domains=tuple(domain.name for domain in self.domains()),
             extra_granules=info.delegated_granules - info.activation_granules,
             free_memory_kib=info.free_memory_kib,
+            open_operations=self.open_operations(),
             processes=frozenset(f"{pid}: {line}" for pid, line in self.processes().items()),
             runtime_files=frozenset(path.name for path in self.runtime.iterdir()),
         )
