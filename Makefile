@@ -12,6 +12,7 @@ help:
 	@echo 'make linux   fetch the kernel of Debian (arm64) and boot it as a Realm to a shell'
 	@echo 'make test    everything CI runs: lint, types, import rules, unit and end-to-end tests'
 	@echo 'make bench   the benchmarks and their figures'
+	@echo 'make docs    the hypervisor guide as HTML, in build/docs'
 	@echo 'make clean   remove the virtual environment and caches'
 
 # --without-pip and pip's --python: works without the python3-venv package of Debian.
@@ -44,6 +45,11 @@ e2e: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks
+
+docs: $(STAMP)
+	$(PYTHON3) -m pip --disable-pip-version-check --python $(PY) install --quiet --editable '.[docs]'
+	$(PY) -m sphinx -W -q -b html docs/hypervisor-guide build/docs
+	@echo 'build/docs/index.html'
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

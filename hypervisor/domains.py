@@ -37,7 +37,7 @@ FIRST_RESERVED_DOMID = 0x7FF0
 #: Longest time in seconds that a teardown works before it lets other requests have their turn.
 STEP = 0.004
 #: Shortest time in seconds between two looks at a console that prints all the time.
-CONSOLE_INTERVAL = 0.002
+CONSOLE_INTERVAL = 0.01
 #: Consoles of destroyed domains that can still be read to their end.
 REMEMBERED_CONSOLES = 64
 

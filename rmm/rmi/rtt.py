@@ -90,9 +90,10 @@ def rtt_destroy(rmm: Monitor, rd: int, ipa: int, level: int) -> int | tuple[int,
     with rmm.commit() as txn:
         txn.store_word(index, rtt.unassigned(Ripas.DESTROYED) if ipa < realm.par_size else 0)
         txn.set_state(table, GranuleState.DELEGATED)
-        # What is not live may still map host memory.
-        if ipa >= realm.par_size and rtt.maps_ns(rmm.memory, first):
-            rmm.bump_generation(txn, realm)
+        # An engine may be walking the table, and what is not live may still map host memory.
+        rmm.bump_generation(txn, realm)
+        if ipa >= realm.par_size:
+            ns_mappings.forget(rmm, first, 1, level)
     return _SUCCESS, table, _next_live(rmm, ipa, at, index, index + 1)
 
 
@@ -122,6 +123,8 @@ def rtt_fold(rmm: Monitor, rd: int, ipa: int, level: int) -> int | tuple[int, in
     with rmm.commit() as txn:
         txn.store_word(index, folded)
         txn.set_state(table, GranuleState.DELEGATED)
+        # An engine may be walking the table.
+        rmm.bump_generation(txn, realm)
     return _SUCCESS, table
 
 

@@ -156,12 +156,13 @@ class XlHost:
     def open_operations(self) -> int:
         """How many stateful operations the RMM has open: looked up in its own memory, through the daemon's memfd."""
         pid = int((self.runtime / "hypervisord.lock").read_text())
+        fd = -1
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            if "physical-memory" in os.readlink(link):
-                fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
-                break
-        else:
-            raise AssertionError("the daemon has no physical memory")
+            with contextlib.suppress(FileNotFoundError):  # the daemon closes some while we look
+                if "physical-memory" in os.readlink(link):
+                    fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+                    break
+        assert fd >= 0, "the daemon has no physical memory"
         board = Board(PhysicalMemory.attach(fd))
         board.load_firmware("rmm.monitor")
         rmm = board.smc.__self__  # type: ignore[attr-defined]

@@ -309,3 +309,33 @@ def test_unmapping_waits_for_the_engine_that_runs_the_realm() -> None:
     host.rmm.running.stop(rd, 0)
     assert os.waitpid(pid, 0)[1] == 0
     os.close(out)
+
+
+def test_waiting_for_a_rec_to_stop_does_not_keep_it_from_starting() -> None:
+    """Otherwise the host's REC_ENTER would fail with ERROR_REC, for a REC that nobody runs."""
+    host = Host(dram=4 << 20)
+    rd = host.realm()
+    table = host.tables(rd)[2]
+    host.rec(rd)
+    host.ok("REALM_ACTIVATE", rd)
+
+    def remove_tables(tick: Callable[[], None]) -> None:
+        while True:
+            host.ok("RTT_DESTROY", rd, 0, 3)
+            host.ok("RTT_CREATE", rd, table, 0, 3)
+            tick()
+
+    pid, out = child(remove_tables)
+    try:
+        os.read(out, 1)
+        refused = 0
+        for _ in range(5000):
+            if host.rmm.running.start(rd, 0):
+                host.rmm.running.stop(rd, 0)
+            else:
+                refused += 1
+        assert not refused
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(out)

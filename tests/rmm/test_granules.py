@@ -99,6 +99,9 @@ def test_tracking_covers_whole_regions(host: Host) -> None:
         0,
     )
     assert host.call("GRANULE_TRACKING_GET", 0, 4 * region) == (0, 0, 1, DRAM_BASE, 0)
+    end = (1 << 48) - PAGE
+    assert host.call("GRANULE_TRACKING_GET", DRAM_BASE + region, end) == (0, 0, 1, end, 0)
+    assert host.call("GRANULE_TRACKING_GET", 1 << 47, (1 << 47) + PAGE) == (0, 0, 1, (1 << 47) + PAGE, 0)
 
 
 @pytest.mark.parametrize(

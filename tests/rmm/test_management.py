@@ -103,3 +103,10 @@ def test_a_process_that_boots_with_another_number_of_contexts_is_told() -> None:
 def test_an_unknown_boot_option_is_refused() -> None:
     with pytest.raises(TypeError, match="granules_per_call"):
         Host(granules_per_call=1)
+
+
+@pytest.mark.parametrize("options", [{"rec_aux_granules": 3}, {"rec_aux_granules": 17}, {"range_granules": 0}])
+def test_boot_options_that_no_command_could_work_with_are_refused(options: dict[str, int]) -> None:
+    (name,) = options
+    with pytest.raises(ValueError, match=name):
+        Host(**options)

@@ -231,3 +231,16 @@ def test_init_ripas_refuses_bad_arguments(host: Host, rd: int) -> None:
     assert host.status("RTT_INIT_RIPAS", rd, MIB2 + PAGE, 2 * MIB2) == "ERROR_RTT(2)"
     host.ok("REALM_ACTIVATE", rd)
     assert host.status("RTT_INIT_RIPAS", rd, 0, PAGE) == "ERROR_REALM"
+
+
+@pytest.mark.parametrize("name", ["RTT_DESTROY", "RTT_FOLD"])
+@pytest.mark.parametrize("half", [0, SHARED])
+def test_an_engine_that_may_be_walking_a_table_is_stopped_before_the_table_is_free(
+    host: Host, rd: int, name: str, half: int
+) -> None:
+    host.tables(rd, half)
+    realm = host.rmm.realm(rd)
+    assert realm is not None
+    before = realm.generation
+    host.ok(name, rd, half, 3)
+    assert realm.generation == before + 1

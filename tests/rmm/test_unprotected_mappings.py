@@ -126,7 +126,7 @@ def test_a_withdrawn_leaf_survives_unfolding(host: Host) -> None:
     host.delegate(block)
     host.ok("RTT_CREATE", rd, host.delegated(), SHARED, 3)
     host.undelegate(block)
-    assert leaf(host, rd, SHARED) == block | 6 << 2 | 3 << 6 | 3 << 8 | 1 << 10 | 1 << 55 | 3
+    assert leaf(host, rd, SHARED) == block | 6 << 2 | 3 << 6 | 3 << 8 | 1 << 10 | 1 << 54 | 1 << 55 | 3
 
 
 def test_unfolding_a_withdrawn_leaf_gives_back_what_is_the_hosts(host: Host) -> None:
@@ -137,3 +137,72 @@ def test_unfolding_a_withdrawn_leaf_gives_back_what_is_the_hosts(host: Host) -> 
     host.delegate(block)
     host.ok("RTT_CREATE", rd, host.delegated(), SHARED, 3)
     assert [leaf(host, rd, SHARED + n * PAGE) & 1 for n in range(3)] == [0, 1, 1]
+
+
+def test_memory_that_a_realm_could_write_is_not_taken_for_zero(host: Host, rd: int) -> None:
+    """The processing element's stores leave no trace in the notes of what is known to be zero: the mapping does."""
+    page = host.ns()
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    assert not host.board.ns.known_zero(page)
+    host.board.ns.zero(page, PAGE)
+    host.ok("RTT_UNPROT_UNMAP", rd, SHARED, SHARED + PAGE, 0, 0)
+    assert not host.board.ns.known_zero(page)
+    host.board.ns.zero(page, PAGE)
+    assert host.board.ns.known_zero(page)
+
+
+@pytest.mark.parametrize("end", ["unmapped", "delegated", "its table destroyed"])
+def test_what_a_realm_wrote_to_host_memory_is_not_in_fresh_memory_of_another(host: Host, rd: int, end: str) -> None:
+    page = host.ns()
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    host.board.ns.zero(page, PAGE)
+    host.memory.buf[page - host.memory.dram_base] = 0x55  # the realm's store, through stage 2
+    if end == "unmapped":
+        host.ok("RTT_UNPROT_UNMAP", rd, SHARED, SHARED + PAGE, 0, 0)
+    elif end == "its table destroyed":
+        host.ok("RTT_DESTROY", rd, SHARED, 3)
+    host.delegate(page)
+    other = host.realm()
+    host.tables(other)
+    host.ok("RTT_DATA_MAP", other, 0, PAGE, SINGLE, page | 4)
+    assert host.memory.read(page, PAGE) == bytes(PAGE)
+
+
+def test_memory_that_comes_back_under_a_mapping_is_not_taken_for_zero(host: Host, rd: int) -> None:
+    page = host.ns()
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    host.delegate(page)
+    host.undelegate(page)
+    assert host.board.ns.read(page, PAGE) == bytes(PAGE)
+    assert not host.board.ns.known_zero(page)
+
+
+def test_a_realm_cannot_execute_host_memory(host: Host, rd: int) -> None:
+    """As on hardware with RME; it also means that the host's stores are never to code."""
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(host.ns()))
+    assert leaf(host, rd, SHARED) >> 54 & 1
+
+
+def test_a_granule_with_more_leaves_than_the_journal_holds_comes_and_goes(host: Host, rd: int) -> None:
+    page, journal = host.ns(), host.rmm.journal
+    for n in range(100):
+        host.ok("RTT_UNPROT_MAP", rd, SHARED + n * PAGE, SHARED + (n + 1) * PAGE, RW_WB, ns(page))
+    journal.room = 64
+    valid = [leaf(host, rd, SHARED + n * PAGE) for n in range(100)]
+    host.delegate(page)
+    assert [leaf(host, rd, SHARED + n * PAGE) for n in range(100)] == [entry & ~1 for entry in valid]
+    host.undelegate(page)
+    assert [leaf(host, rd, SHARED + n * PAGE) for n in range(100)] == valid
+
+
+def test_mapping_again_revives_a_leaf_that_an_interrupted_delegation_withdrew(host: Host, rd: int) -> None:
+    """A process killed between the parts of a delegation leaves leaves withdrawn whose granule is still the host's."""
+    page, rmm = host.ns(), host.rmm
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    realm = rmm.realm(rd)
+    assert realm is not None
+    valid = leaf(host, rd, SHARED)
+    with rmm.lock, rmm.commit() as txn:
+        txn.store_u64(rtt.walk(rmm, realm, SHARED).entry_pa, valid & ~1)
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    assert leaf(host, rd, SHARED) == valid
