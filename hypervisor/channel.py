@@ -27,6 +27,7 @@ class Init(ToDomain, tag="init"):
 
     domid: int
     name: str
+    uuid: str
     max_vcpus: int
     extents: list[tuple[int, int, int]]
     records_pa: int

@@ -8,6 +8,7 @@ a stop, 1 when it cannot start (one line on standard error says why).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import platform
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import click
 import uvloop
+import zmq
 
 from hypervisor import kconfig
 from hypervisor.arm.cca.bringup import CcaHost, bring_up
@@ -139,7 +141,7 @@ class Daemon:
 
     async def rpc_domain_create(self, request: messages.DomainCreateRequest, report: Report) -> Message:
         """Create a paused domain."""
-        return self.domains.create(request).info()
+        return (await self.domains.create(request)).info()
 
     async def rpc_domain_write(self, request: messages.DomainWriteRequest, report: Report) -> Message:
         """Write guest RAM."""
@@ -219,17 +221,27 @@ def take_lock(path: Path) -> int:
     return fd
 
 
+def print_log_line(line: str) -> None:
+    """A line of the log to standard error; a full disk or a closed terminal there does not stop the machine."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 async def serve(memory_size: int, options: kconfig.Kconfig, ready_fd: int | None) -> None:
     """Run the machine until it is told to stop."""
-    log = HypervisorLog(lambda line: print(line, file=sys.stderr, flush=True))
+    log = HypervisorLog(print_log_line)
     daemon = Daemon(memory_size, options, log)
     server = RpcServer(endpoint.socket_path(), daemon.handlers(), log.log)  # type: ignore[arg-type]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stopping.set)
-    server.start()
+    try:
+        server.start()
+    except zmq.ZMQError as error:
+        raise StartError(f"cannot listen on {endpoint.socket_path()}: {error.strerror}") from None
     if ready_fd is not None:
-        os.write(ready_fd, b"ready\n")
+        with contextlib.suppress(BrokenPipeError):  # whoever started us was interrupted
+            os.write(ready_fd, b"ready\n")
         os.close(ready_fd)
     await daemon.stopping.wait()
     await daemon.domains.destroy_all()

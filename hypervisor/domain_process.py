@@ -1,9 +1,9 @@
 """A domain's own process: its vCPUs on one processing element, its devices, and nothing that competes with them.
 
 Started by the daemon as ``python -m hypervisor.domain_process MEMORY CHANNEL CONSOLE DAEMON``: three inherited
-descriptors and the daemon's process id. Two threads: the main one builds the Realm and runs vCPUs; the other waits for
-the daemon's messages and kicks the processing element. It ends with the daemon, or when the daemon kills it; what it
-leaves in memory is the daemon's to take apart.
+descriptors and the daemon's process id. Two threads: the main one builds the Realm (or, at the first unpause, the plain
+guest) and runs vCPUs; the other waits for the daemon's messages and kicks the processing element. It ends with the
+daemon, or when the daemon kills it; what it leaves in memory is the daemon's to take apart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from hypervisor.arm.cca.bringup import CcaHost
 from hypervisor.arm.cca.build import FinalizeError, HostAccess, finalize
 from hypervisor.arm.cca.ports import Extent, Level, ShutdownReason, VcpuContext
 from hypervisor.arm.cca.rec_loop import bind_vcpus
+from hypervisor.arm.plain_guest import PlainGuest
 from hypervisor.channel import FromDomain, ToDomain
 from hypervisor.domains import LEVEL_NAMES
 from hypervisor.log import WARNING
@@ -245,6 +246,8 @@ class DomainProcess:
             case channel.Unpause():
                 self._paused = False
                 self.guest.was_unpaused = True
+                if self._scheduler is None and not self.guest.is_shutting_down:
+                    self._start_plain_guest()
             case channel.Input(ident, data):
                 uart = self.guest.uart
                 taken = uart.receive(data) if uart is not None else len(data)
@@ -253,6 +256,16 @@ class DomainProcess:
                 self.guest.is_shutting_down = True
             case channel.Pages(pages):
                 self._pages.free(pages)
+
+    def _start_plain_guest(self) -> None:
+        """The first unpause of a domain that was not made a Realm: from now on it is a plain guest."""
+        try:
+            plain = PlainGuest(self.guest, self._init.uuid, self.board, self._pages, self._log)
+        except MemoryError as error:
+            self._log(Level.GUEST_ERR, f"d{self.domid}: no memory for the guest's stage-2 tables: {error}")
+            self.guest.shutdown(ShutdownReason.CRASH)
+            return
+        self._scheduler = Scheduler(plain.vcpus, self.cpu, self._runstate, self._interrupted)
 
     def _finalize(self, base_gfn: int, nr_pages: int) -> None:
         init, last = self._init, 0

@@ -82,7 +82,9 @@ class DomainProcessHandle:
                 self._loop.add_writer(self._socket.fileno(), self._flush)
                 return
             except OSError:
+                # It cannot be told (it is gone, or the message is larger than a packet): it must not wait for ever.
                 self._backlog.clear()
+                self.kill()
                 break
             self._backlog.popleft()
         self._loop.remove_writer(self._socket.fileno())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hypervisor import channel
@@ -23,7 +23,7 @@ from hypervisor.domain import GUEST_RAM_BANK0, Domain, GuestMemoryError
 from hypervisor.domain_process_handle import DomainProcessHandle
 from hypervisor.kconfig import Kconfig
 from hypervisor.log import ERR, INFO, WARNING, HypervisorLog
-from hypervisor.pages import OutOfPages, PageAllocator
+from hypervisor.pages import Extent, OutOfPages, PageAllocator
 from hypervisor.refusal import Refusal
 from hypervisor.rpc import endpoint
 from hypervisor.rpc.messages import DomainCreateRequest, Progress, ShutdownReason
@@ -34,10 +34,12 @@ from vuart.history import ConsoleReader
 
 #: Domids stay below this (DOMID_FIRST_RESERVED).
 FIRST_RESERVED_DOMID = 0x7FF0
-#: Longest time in seconds that a teardown works before it lets other requests have their turn.
+#: Longest time in seconds that taking memory or a teardown works before it lets other requests have their turn.
 STEP = 0.004
 #: Shortest time in seconds between two looks at a console that prints all the time.
 CONSOLE_INTERVAL = 0.01
+#: Seconds in which a domain's process answers what it took of console input.
+INPUT_TIMEOUT = 20.0
 #: Consoles of destroyed domains that can still be read to their end.
 REMEMBERED_CONSOLES = 64
 
@@ -55,10 +57,13 @@ class DomainTable:
         self._kconfig = kconfig
         self._log = log
         self._domains: dict[int, Domain] = {}
+        #: Names of domains whose memory is still being taken.
+        self._creating: set[str] = set()
         self._last_domid = 0
         self._finalized: dict[int, asyncio.Future[channel.Finalized]] = {}
         self._progress: dict[int, Callable[[Progress], None]] = {}
-        self._inputs: dict[int, asyncio.Future[int]] = {}
+        #: Console input under way, by number: the domain, and how much of it was taken.
+        self._inputs: dict[int, tuple[int, asyncio.Future[int]]] = {}
         self._input_ident = 0
         self._consoles: dict[int, ConsoleReader] = {}
         self._console_events: dict[int, asyncio.Event] = {}
@@ -79,25 +84,58 @@ class DomainTable:
 
     # Building
 
-    def create(self, request: DomainCreateRequest) -> Domain:
+    async def create(self, request: DomainCreateRequest) -> Domain:
         """A new, paused domain with zeroed RAM and its process."""
-        if any(other.name == request.name for other in self._domains.values()):
+        if request.name in self._creating or any(other.name == request.name for other in self._domains.values()):
             raise Refusal("name_taken", f'Domain with name "{request.name}" already exists.', "EEXIST")
+        self._creating.add(request.name)
+        try:
+            return self._create(request, await self._ram_for(request))
+        finally:
+            self._creating.discard(request.name)
+
+    async def _ram_for(self, request: DomainCreateRequest) -> list[Extent]:
+        """RAM for the domain, taken in steps between other work."""
         if request.max_memkb * 1024 > GUEST_RAM_BANK0:
             raise Refusal("no_memory", f"{request.max_memkb} KiB do not fit in the first RAM bank", "EINVAL")
-        domid = self._next_domid()
-        log_path = self._fresh_console_log(request.name, domid)
         ram = request.max_memkb * 1024 // (1 << 20) * (1 << 20) or request.max_memkb * 1024
-        guest_pages = []
+        extents: list[Extent] = []
         try:
-            guest_pages = self._pages.alloc_extents(ram)
-            records_pa, runstate_pa = self._pages.alloc(2)
-        except OutOfPages as error:
+            extents = self._pages.reserve_extents(ram)
+            await _in_steps(self._pages.populate(extents))
+        except BaseException as error:
+            await _in_steps(self._pages.release(extents))
+            if isinstance(error, OutOfPages):
+                raise self._no_memory(request, error) from None
+            raise
+        return extents
+
+    def _no_memory(self, request: DomainCreateRequest, error: OutOfPages) -> Refusal:
+        free = self._pages.free_pages * 4
+        text = f"cannot get {request.max_memkb} KiB for domain {request.name}: {error} ({free} KiB free)"
+        return Refusal("no_memory", text, "ENOMEM")
+
+    def _create(self, request: DomainCreateRequest, guest_pages: list[Extent]) -> Domain:
+        """The domain around its RAM; all of it in one go, or nothing."""
+        host_pages: list[int] = []
+        try:
+            domid = self._next_domid()
+            log_path = self._fresh_console_log(request.name, domid)
+            host_pages = self._pages.alloc(2)
+            return self._enter(request, domid, log_path, guest_pages, host_pages)
+        except BaseException as error:
             self._pages.free_extents(guest_pages)
-            free = self._pages.free_pages * 4
-            text = f"cannot get {request.max_memkb} KiB for domain {request.name}: {error} ({free} KiB free)"
-            raise Refusal("no_memory", text, "ENOMEM") from None
+            self._pages.free(host_pages)
+            if isinstance(error, OutOfPages):
+                raise self._no_memory(request, error) from None
+            raise
+
+    def _enter(
+        self, request: DomainCreateRequest, domid: int, log_path: Path, guest_pages: list[Extent], host_pages: list[int]
+    ) -> Domain:
+        """Start the domain's process and enter the domain into the table."""
         ns = self._board.ns
+        records_pa, runstate_pa = host_pages
         domain = Domain(
             ns=ns,
             domid=domid,
@@ -110,7 +148,7 @@ class DomainTable:
             wants_realm=request.realm,
             trap_unmapped_accesses=request.trap_unmapped_accesses,
             guest_pages=guest_pages,
-            host_pages={records_pa, runstate_pa},
+            host_pages=set(host_pages),
             records_pa=records_pa,
             runstate_pa=runstate_pa,
             runstate=Runstate(ns.window(runstate_pa, GRANULE_SIZE)),
@@ -124,15 +162,19 @@ class DomainTable:
                 lambda status: self._on_death(domain, status),
             )
         except OSError as error:
-            self._free_all(domain)
+            domain.runstate.release()
             raise Refusal("no_process", f"cannot start the domain's process: {error.strerror}", "EAGAIN") from None
         self._last_domid = domid
         self._domains[domid] = domain
+        earlier = self._consoles.pop(domid, None)
+        if earlier is not None:
+            earlier.close()
         domain.runstate.arm_doorbell()
         domain.process.send(
             channel.Init(
                 domid=domid,
                 name=domain.name,
+                uuid=domain.uuid,
                 max_vcpus=domain.max_vcpus,
                 extents=domain.guest_extents(),
                 records_pa=domain.records_pa,
@@ -234,9 +276,9 @@ class DomainTable:
             raise Refusal("not_paused", f"domain {domid} is not paused", "EINVAL")
         if domain.building:
             raise Refusal("busy", f"domain {domid} is being built", "EBUSY")
-        if not domain.realm and not domain.was_unpaused:
-            text = "only Realm guests can run: plain Arm guests are not supported yet"
-            raise Refusal("not_a_realm", f"domain {domid}: {text}", "EOPNOTSUPP")
+        if domain.wants_realm and not domain.realm and not domain.was_unpaused:
+            text = "it was created as a Realm and must be finalized before it runs"
+            raise Refusal("not_a_realm", f"domain {domid}: {text}", "EINVAL")
         process = self._process(domain)
         domain.pause_count -= 1
         if domain.pause_count == 0:
@@ -274,17 +316,14 @@ class DomainTable:
 
     # Console
 
-    def _console_event(self, domid: int) -> asyncio.Event:
-        return self._console_events.setdefault(domid, asyncio.Event())
-
     def _on_console(self, domain: Domain) -> None:
         self._wake_console(domain.domid)
         asyncio.get_running_loop().call_later(CONSOLE_INTERVAL, self._arm_doorbell, domain)
 
     def _wake_console(self, domid: int) -> None:
-        event = self._console_event(domid)
-        self._console_events[domid] = asyncio.Event()
-        event.set()
+        event = self._console_events.pop(domid, None)
+        if event is not None:
+            event.set()
 
     def _arm_doorbell(self, domain: Domain) -> None:
         """Ask to be told of further output, and look whether some came while nobody asked."""
@@ -311,7 +350,6 @@ class DomainTable:
         """Output from ``offset`` on, waiting for some; (offset, data, ended). Also after the domain is gone."""
         deadline = time.monotonic() + wait_ms / 1000
         while True:
-            event = self._console_event(domid)
             gone = domid not in self._domains
             reader = self._reader(domid)
             if reader is not None:
@@ -320,29 +358,37 @@ class DomainTable:
                     return chunk.offset, chunk.data, False
             if gone:
                 return offset, b"", True
+            event = self._console_events.setdefault(domid, asyncio.Event())
             try:
                 await asyncio.wait_for(event.wait(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 return offset, b"", False
 
     async def console_write(self, domid: int, data: bytes) -> int:
-        """Type into the console; answers how many bytes the UART took."""
+        """Type into the console; answers how many bytes the UART took.
+
+        Input that was handed to the domain's process counts as taken even when the answer does not come in time: it is
+        on its way, and offered again it would be typed twice.
+        """
         domain = self.get(domid)
         if not domain.vuart:
             raise Refusal("no_console", f"domain {domid} has no vuart", "ENODEV")
         if domain.shutdown_reason is not None:
             return len(data)
+        if domain.building:
+            return 0  # the process is busy until the Realm is built
         process = self._process(domain)
         self._input_ident += 1
+        ident = self._input_ident
         taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._inputs[self._input_ident] = taken
-        process.send(channel.Input(self._input_ident, data))
+        self._inputs[ident] = (domid, taken)
+        process.send(channel.Input(ident, data))
         try:
-            return await asyncio.wait_for(taken, 20)
+            return await asyncio.wait_for(taken, INPUT_TIMEOUT)
         except TimeoutError:
-            return 0
+            return len(data)
         finally:
-            self._inputs.pop(self._input_ident, None)
+            del self._inputs[ident]
 
     # The domain's process speaks
 
@@ -365,7 +411,7 @@ class DomainTable:
             case channel.NeedPages(count):
                 self._give_pages(domain, count)
             case channel.InputTaken(ident, taken):
-                waiting = self._inputs.get(ident)
+                _, waiting = self._inputs.get(ident, (domain.domid, None))
                 if waiting is not None and not waiting.done():
                     waiting.set_result(taken)
             case channel.Failed(text):
@@ -399,6 +445,9 @@ class DomainTable:
         if waiting is not None and not waiting.done():
             text = domain.crash_reason or "the domain was destroyed while it was being built"
             waiting.set_result(channel.Finalized("EIO", text, 0, True))
+        for domid, taken in self._inputs.values():
+            if domid == domain.domid and not taken.done():
+                taken.set_result(0)
         domain.notify()
 
     # Destroying
@@ -413,10 +462,13 @@ class DomainTable:
             domain.notify()
             await self._end_process(domain)
             await self._take_apart(domain)
-            self._free_all(domain)
+            await self._free_all(domain)
             domain.gone = True
             # A console can be read to its end after the domain is gone: open it while it has a name here.
-            self._reader(domid)
+            try:
+                self._reader(domid)
+            except OSError as error:
+                self._log.log(WARNING, f"d{domid}: its console cannot be read any more: {error}")
             del self._domains[domid]
             while len(self._consoles) > len(self._domains) + REMEMBERED_CONSOLES:
                 oldest = next(iter(self._consoles))
@@ -451,13 +503,7 @@ class DomainTable:
             domain.records_pa, self._board.smc, ns, _Returned(domain), self._log_cca, handles_in_use=handles_in_use
         )
         try:
-            while True:
-                until = time.monotonic() + STEP
-                while time.monotonic() < until:
-                    next(steps)
-                await asyncio.sleep(0)
-        except StopIteration:
-            pass
+            await _in_steps(steps)
         except RelinquishError as error:
             domain.stuck = True
             raise Refusal("stuck", f"domain {domain.domid} cannot be destroyed yet: {error}", "EIO") from None
@@ -467,11 +513,10 @@ class DomainTable:
     def _log_cca(self, level: Level, text: str) -> None:
         self._log.log(LEVEL_NAMES[level], text)
 
-    def _free_all(self, domain: Domain) -> None:
+    async def _free_all(self, domain: Domain) -> None:
+        await _in_steps(self._pages.release(domain.guest_pages))
         domain.runstate.release()
-        self._pages.free_extents(domain.guest_pages)
         self._pages.free(domain.host_pages)
-        domain.guest_pages = []
         domain.host_pages = set()
 
     async def destroy_all(self) -> None:
@@ -481,6 +526,15 @@ class DomainTable:
                 await self.destroy(domain.domid)
             except Exception as error:
                 self._log.log(ERR, f"d{domain.domid}: left behind: {type(error).__name__}: {error}")
+
+
+async def _in_steps(steps: Iterator[object]) -> None:
+    """Run ``steps`` to their end, and let other requests have their turn every :data:`STEP` seconds."""
+    until = time.monotonic() + STEP
+    for _ in steps:
+        if time.monotonic() >= until:
+            await asyncio.sleep(0)
+            until = time.monotonic() + STEP
 
 
 class _Returned:

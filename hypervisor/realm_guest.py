@@ -89,7 +89,8 @@ class Guest:
         self.vcpu_context = contexts
 
     def remove_from_p2m(self, gpa: int, size: int) -> None:
-        """The host keeps no mapping of guest RAM but through the non-secure view, which checks every access itself."""
+        """There is nothing to drop: a domain becomes a Realm before it first runs, and only then has a plain guest
+        stage-2 tables. The non-secure view checks every access itself."""
 
     def shutdown(self, reason: ShutdownReason, /) -> None:
         """The first reason wins."""

@@ -130,6 +130,12 @@ class PhysicalMemory:
             raise BusError(f"no memory at [{pa:#x}, {pa + size:#x})", pa)
         return pa - DRAM_BASE
 
+    def _whole(self, pa: int, size: int) -> int:
+        """Offset of ``pa``; ValueError unless the range is whole granules."""
+        if (pa | size) & (GRANULE_SIZE - 1):
+            raise ValueError(f"[{pa:#x}, {pa + size:#x}) is not whole granules")
+        return self.offset(pa, size)
+
     def _mark(self, offset: int, size: int) -> None:
         first = offset >> GRANULE_SHIFT
         count = ((offset + size - 1) >> GRANULE_SHIFT) - first + 1
@@ -162,8 +168,8 @@ class PhysicalMemory:
         self.touched[offset >> GRANULE_SHIFT] = 1
 
     def zero(self, pa: int, size: int) -> None:
-        """Fill whole granules with zeros, skipping those known to be zero; ``pa`` and ``size`` are granule aligned."""
-        offset = self.offset(pa, size)
+        """Fill whole granules with zeros, skipping those known to be zero; ValueError when they are not whole."""
+        offset = self._whole(pa, size)
         first = offset >> GRANULE_SHIFT
         for index in range(first, first + (size >> GRANULE_SHIFT)):
             if self.touched[index]:
@@ -183,8 +189,8 @@ class PhysicalMemory:
             raise OSError(code, os.strerror(code))
 
     def punch(self, pa: int, size: int) -> None:
-        """Give the host memory of whole granules back; they read as zero from now on."""
-        offset = self.offset(pa, size)
+        """Give the host memory of granules back; they read as zero from now on. ValueError when they are not whole."""
+        offset = self._whole(pa, size)
         if _libc.fallocate(self.fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, size):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))

@@ -15,7 +15,7 @@ from rmm.abi.fields import Structure, u64
 MAGIC = int.from_bytes(b"RMM2bet1", "little")
 
 #: Words (u64) in the journal. The largest transaction is a GRANULE_RANGE_DELEGATE that withdraws the unprotected leaves
-#: of everything it delegates: 2 words per leaf.
+#: of everything it delegates, 2 words per leaf; it is committed in parts when there are more.
 JOURNAL_WORDS = 1 << 17
 #: VMIDs that there are: 8 bits, as the Cortex-A72 has them. 0 is not given to a realm.
 VMIDS = 1 << 8

@@ -76,6 +76,16 @@ class Transaction:
         """Note whether an unprotected leaf may name any of ``count`` granules from ``pa`` on."""
         self.fills += (_FILL_MAPPED, (pa - self._base) >> GRANULE_SHIFT, count, int(mapped))
 
+    def part(self) -> None:
+        """Commit what there is so far if it fills half the journal, and go on with the rest.
+
+        For changes of any number, where a process killed between two parts leaves nothing that a later command cannot
+        cope with.
+        """
+        if len(self.words) + len(self.states) + len(self.fills) > self._journal.room >> 1:
+            self._journal.write(self.words, self.states, self.fills)
+            self.words, self.states, self.fills = [], [], []
+
     def __enter__(self) -> Transaction:
         return self
 
@@ -87,7 +97,10 @@ class Transaction:
 
 
 class Journal:
-    """The redo journal in the carve-out: a valid mark, three lengths, then words, states and fills."""
+    """The redo journal in the carve-out: a valid mark, three lengths, then words, states and fills.
+
+    ``room`` is how many words a transaction may have.
+    """
 
     def __init__(self, memory: PhysicalMemory, pa: int, states: memoryview, mapped: memoryview) -> None:
         self._mapped = mapped
@@ -99,7 +112,7 @@ class Journal:
         self._touched = memory.touched
         self._offset = pa - memory.dram_base
         self._header = self._offset >> 3
-        self._room = JOURNAL_WORDS - _HEADER_WORDS
+        self.room = JOURNAL_WORDS - _HEADER_WORDS
 
     def begin(self) -> Transaction:
         """A transaction with nothing in it."""
@@ -113,8 +126,8 @@ class Journal:
         total = len(words) + len(states) + len(fills)
         if not total:
             return
-        if total > self._room:
-            raise CommitError(f"a transaction of {total} words does not fit the journal of {self._room}")
+        if total > self.room:
+            raise CommitError(f"a transaction of {total} words does not fit the journal of {self.room}")
         packer = _PACKERS.get(total)
         if packer is None:
             packer = _PACKERS[total] = struct.Struct(f"<{total + _HEADER_WORDS - 1}Q")

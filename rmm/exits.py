@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from machine.cpu import CpuExit, ExitKind
 from machine.ich import ICC_REGISTERS
-from machine.memory import DRAM_BASE
+from machine.memory import DRAM_BASE, GRANULE_SHIFT
 from rmm import rtt
 from rmm.abi.registers import ExitReason, RecEnterFlags, Ripas
 from rmm.abi.structures import REC_EXIT_OFFSET, RecRun
@@ -111,6 +111,7 @@ class RecExit(NamedTuple):
     def write(self, memory: PhysicalMemory, run: int, timers: tuple[int, int, int, int]) -> None:
         """Fill the exit half of the RmiRecRun granule at ``run``; what the exit does not define is zero."""
         offset = run - DRAM_BASE
+        memory.touched[offset >> GRANULE_SHIFT] = 1
         memory.buf[offset + REC_EXIT_OFFSET : offset + RecRun.SIZE] = _NO_EXIT
         words = memory.words
         at = offset >> 3

@@ -32,13 +32,17 @@ class GranuleState(IntEnum):
 
 
 class GranuleTable:
-    """Granule states by physical address. ``states`` is the raw table, indexed by DRAM granule number."""
+    """Granule states by physical address. ``states`` is the raw table, indexed by DRAM granule number.
+
+    The tracking regions in [``tracked_base``, ``tracked_top``) hold DRAM and are tracked FINE, all others are not.
+    """
 
     def __init__(self, memory: PhysicalMemory, states: memoryview) -> None:
         self.states = states
         self.base = memory.dram_base
         self.size = memory.dram_size
-        self._tracked = range(memory.dram_base >> TRACKING_SHIFT, ((memory.dram_top - 1) >> TRACKING_SHIFT) + 1)
+        self.tracked_base = memory.dram_base >> TRACKING_SHIFT << TRACKING_SHIFT
+        self.tracked_top = ((memory.dram_top - 1 >> TRACKING_SHIFT) + 1) << TRACKING_SHIFT
 
     def index(self, pa: int) -> int:
         """Number of the DRAM granule that holds ``pa``."""
@@ -63,7 +67,7 @@ class GranuleTable:
 
     def is_tracked(self, pa: int) -> bool:
         """Whether ``pa`` lies in a tracking region in state FINE."""
-        return pa >> TRACKING_SHIFT in self._tracked
+        return self.tracked_base <= pa < self.tracked_top
 
     def refusal(self, pa: int, state: int) -> int:
         """x0 of a command whose argument ``pa`` has to be a granule in that state; 0 (SUCCESS) when it is.

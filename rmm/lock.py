@@ -9,7 +9,6 @@ open file descriptions. All of them vanish with their process, whatever killed i
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
@@ -62,14 +61,21 @@ class RmmLock:
     def acquire(self) -> None:
         """Wait for the lock."""
         self.mutex.acquire()
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
-        if self.valid[0]:
-            self.journal.recover()
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
+            if self.valid[0]:
+                self.journal.recover()
+        except BaseException:
+            # A signal handler that raises while this process waits.
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let the next command in."""
-        fcntl.flock(self.fd, fcntl.LOCK_UN)
-        self.mutex.release()
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        finally:
+            self.mutex.release()
 
     def __enter__(self) -> None:
         self.acquire()
@@ -80,34 +86,47 @@ class RmmLock:
         self.release()
 
 
+def _request(kind: int, rd: int, index: int, count: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, _RUNNING_BASE + rd + index, count, 0)
+
+
+class Claim:
+    """The right to run one REC, made once for many runs (:meth:`RunningRecs.claim`)."""
+
+    __slots__ = ("_fd", "_set", "_unset")
+
+    def __init__(self, fd: int, rd: int, index: int) -> None:
+        self._fd = fd
+        self._set = _request(fcntl.F_WRLCK, rd, index, 1)
+        self._unset = _request(fcntl.F_UNLCK, rd, index, 1)
+
+    def start(self) -> bool:
+        """Mark the REC as running; False when another process runs it. The caller excludes its own threads."""
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._set)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Mark the REC, which this process runs, as stopped."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unset)
+
+
 class RunningRecs:
     """Which RECs run, as byte-range locks: a dead runner's REC is a stopped REC.
 
-    One descriptor holds the locks, another asks (a descriptor does not see its own). A REC is named by its realm's RD
-    and its index in the realm.
+    One descriptor holds the locks, another asks (a descriptor does not see its own); it never locks, because that would
+    make RECs seem to run. A REC is named by its realm's RD and its index in the realm.
     """
 
     def __init__(self, fd: int) -> None:
         self._descriptors = (_Descriptor(fd), _Descriptor(fd))
         self._holder, self._probe = (descriptor.fd for descriptor in self._descriptors)
 
-    @staticmethod
-    def _request(kind: int, rd: int, index: int, count: int) -> bytes:
-        return _FLOCK.pack(kind, os.SEEK_SET, _RUNNING_BASE + rd + index, count, 0)
-
-    def start(self, rd: int, index: int) -> bool:
-        """Mark a REC as running; False when another process runs it. The caller excludes its own threads."""
-        try:
-            fcntl.fcntl(self._holder, fcntl.F_OFD_SETLK, self._request(fcntl.F_WRLCK, rd, index, 1))
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            return False
-        return True
-
-    def stop(self, rd: int, index: int) -> None:
-        """Mark a REC that this process runs as stopped."""
-        fcntl.fcntl(self._holder, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK, rd, index, 1))
+    def claim(self, rd: int, index: int) -> Claim:
+        """What this process starts and stops a REC with."""
+        return Claim(self._holder, rd, index)
 
     def is_running(self, rd: int, index: int) -> bool:
         """Whether a REC runs, in any process."""
@@ -117,13 +136,8 @@ class RunningRecs:
         """Whether any REC of the realm runs, in any process."""
         return self._locked(rd, 0, _MAX_RECS)
 
-    def wait_stopped(self, rd: int) -> None:
-        """Block until no REC of the realm runs (it may run again by the time of the return)."""
-        fcntl.fcntl(self._probe, fcntl.F_OFD_SETLKW, self._request(fcntl.F_WRLCK, rd, 0, _MAX_RECS))
-        fcntl.fcntl(self._probe, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK, rd, 0, _MAX_RECS))
-
     def _locked(self, rd: int, index: int, count: int) -> bool:
-        answer = fcntl.fcntl(self._probe, fcntl.F_OFD_GETLK, self._request(fcntl.F_WRLCK, rd, index, count))
+        answer = fcntl.fcntl(self._probe, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK, rd, index, count))
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 

@@ -8,6 +8,7 @@ only in pieces) and change state only through :meth:`Monitor.commit`.
 from __future__ import annotations
 
 import importlib
+import time
 from fcntl import LOCK_EX, LOCK_UN, flock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +42,9 @@ _COMMAND_MODULES = (
 _SVE_HINT: Final = 1 << 16
 _PADDING = tuple((0,) * n for n in range(6))
 _ZERO_PAGE = bytes(4096)
+#: Seconds between two looks at an engine that has to leave a REC.
+_FIRST_PAUSE: Final = 20e-6
+_LONGEST_PAUSE: Final = 1e-3
 _NOT_NOW: SmcResult = (int(Status.ERROR_GLOBAL), 0, 0, 0, 0)
 
 
@@ -116,8 +120,10 @@ class Monitor:
             if self.board.cpu is not None:
                 self.board.cpu.kick()
             generation, entered = realm.generation, realm.word("entered_generation")
+            pause = _FIRST_PAUSE
             while self.running.any_running(realm.rd) and self.words[entered] < generation:
-                self.running.wait_stopped(realm.rd)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def invalidate_code(self, pa: int, size: int) -> None:
         """Drop code that this process's element translated from the range; others follow the realm's generation."""

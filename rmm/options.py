@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rmm.abi.registers import FeatureRegister0, FeatureRegister1
+from rmm.rec import AUX_GRANULES, IMAGE_GRANULES
 
 #: Maximum IPA width; a realm may be narrower down to MIN_S2SZ.
 S2SZ = 48
@@ -19,7 +20,7 @@ _DA_FEATURES = 0xA1
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of one boot; every process of a machine boots with the same ones.
+    """Options of one boot; every process of a machine boots with the same ones. ValueError when one makes no sense.
 
     range_granules: how many granules one GRANULE_RANGE_* call converts at most.
     rec_aux_granules: granules that REC_CREATE asks the host to donate.
@@ -43,6 +44,16 @@ class Options:
     measure_params: bool = True
     late_rec_checks: bool = False
     cancellable: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("range_granules", 1, 1 << 40),
+            ("rec_aux_granules", IMAGE_GRANULES, AUX_GRANULES),
+            ("sro_contexts", 1, 1 << 16),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"boot option {name} = {value} is not in {least}..{most}")
 
     def features(self) -> tuple[int, ...]:
         """Feature registers 0..4."""

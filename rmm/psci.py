@@ -21,7 +21,7 @@ from rmm.abi.psci import (
     PsciStatus,
 )
 from rmm.realm import RealmState
-from rmm.rec import Pending
+from rmm.rec import Pending, rec_index
 from rmm.rsi import HANDLERS, Answer, Handler, done, leave
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _LOW = 0xFFFF_FFFF
 #: SCTLR_EL1.EE, the endianness that a CPU_ON passes on.
 _SCTLR_EE = 1 << 25
-#: Bits of an MPIDR that no REC has: Aff0[7:4] and everything above Aff3's place.
-_MPIDR_RESERVED = 0xFFFF_FFFF_0000_00F0
 
 
 def psci(function: PsciFunction) -> Callable[[Handler], Handler]:
@@ -44,13 +42,6 @@ def psci(function: PsciFunction) -> Callable[[Handler], Handler]:
         return handler
 
     return register
-
-
-def rec_index(mpidr: int) -> int | None:
-    """Index of the REC with that MPIDR in its realm, None when no REC can have it."""
-    if mpidr & _MPIDR_RESERVED:
-        return None
-    return mpidr & 0xF | mpidr >> 4 & 0xFF0 | mpidr >> 4 & 0xFF000 | mpidr >> 4 & 0xFF00000
 
 
 def _arguments(x: Sequence[int]) -> Sequence[int]:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 #: Granules that REC_CREATE asks for (TF-RMM asks for as many; the context needs four).
 AUX_GRANULES = 16
-_IMAGE_GRANULES = CONTEXT_SIZE >> GRANULE_SHIFT
+#: The first of them, which hold the context image.
+IMAGE_GRANULES = CONTEXT_SIZE >> GRANULE_SHIFT
 
 
 class Context(IntEnum):
@@ -198,7 +199,7 @@ class Rec:
     def image(self) -> list[memoryview]:
         """The auxiliary memory of the context image, in as few contiguous pieces as the donation allows."""
         pieces: list[tuple[int, int]] = []
-        for pa in self.aux[:_IMAGE_GRANULES]:
+        for pa in self.aux[:IMAGE_GRANULES]:
             if pieces and pieces[-1][1] == pa:
                 pieces[-1] = (pieces[-1][0], pa + GRANULE_SIZE)
             else:
@@ -223,8 +224,8 @@ def initialise(
     ``gprs`` are X0.. (the rest zero), ``aux`` the donated granules (at least the context image's). ValueError when
     there are too few or too many.
     """
-    if not _IMAGE_GRANULES <= len(aux) <= AUX_GRANULES:
-        raise ValueError(f"REC {pa:#x}: {len(aux)} auxiliary granules, expected {_IMAGE_GRANULES} to {AUX_GRANULES}")
+    if not IMAGE_GRANULES <= len(aux) <= AUX_GRANULES:
+        raise ValueError(f"REC {pa:#x}: {len(aux)} auxiliary granules, expected {IMAGE_GRANULES} to {AUX_GRANULES}")
     page = RecGranule.encode(
         rd=rd,
         index=index,
@@ -238,9 +239,17 @@ def initialise(
         gprs=tuple(gprs) + (0,) * (31 - len(gprs)),
     )
     memory.write(pa, page)
-    for granule in aux[:_IMAGE_GRANULES]:
+    for granule in aux[:IMAGE_GRANULES]:
         # The image is written through a raw view: from now on these granules are not known to be zero.
         memory.touched[(granule - DRAM_BASE) >> GRANULE_SHIFT] = 1
+
+
+def rec_index(mpidr: int) -> int | None:
+    """Index in its realm of the REC with that MPIDR: Aff0 has 4 bits, the others 8 each. None when no REC can have it,
+    because of a bit without an affinity field: [7:4] and everything from 32 up."""
+    if mpidr & ~0xFFFF_FF0F:
+        return None
+    return mpidr & 0xF | (mpidr >> 8 & 0xFF) << 4 | (mpidr >> 16 & 0xFF) << 12 | (mpidr >> 24) << 20
 
 
 def is_running(rmm: Monitor, pa: int) -> bool:

@@ -4,7 +4,7 @@ An entry is what the walker of the processing element sees, and holds HIPAS and 
 
 ==================================  ================================================================================
 Valid leaf, bit 55 clear            ASSIGNED, RIPAS RAM (protected half)
-Valid leaf, bit 55 set              ASSIGNED (unprotected half): host memory, attributes as the host gave them
+Valid leaf, bit 55 set              ASSIGNED (unprotected half): host memory, attributes as the host gave them, and XN
 Table (bits [1:0] = 3, AF clear)    TABLE
 Invalid, bits 4 and 55 clear        UNASSIGNED; bits [3:2] hold the RIPAS
 Invalid, bit 4 set, 55 clear        ASSIGNED with the PA in [47:12]; bits [3:2] hold the RIPAS (not RAM)
@@ -39,7 +39,8 @@ PAGE_BIT = 2
 NS = 1 << 55
 #: Attribute bits of an unprotected leaf that are the host's: MemAttr [4:2], S2AP [7:6].
 NS_ATTRIBUTES = 0xDC
-_NS_FIXED = NS | _AF | 3 << 8
+#: XN, no fetch from Non-secure memory (as RME has it for Realms), AF, inner shareable.
+_NS_FIXED = NS | 1 << 54 | _AF | 3 << 8
 _ASSIGNED = 1 << 4
 _RIPAS_SHIFT = 2
 _EMPTY_TABLE = bytes(4096)
@@ -177,8 +178,3 @@ def is_live(memory: PhysicalMemory, first: int) -> bool:
     if memory.buf[offset : offset + 4096] == _EMPTY_TABLE:
         return False
     return any(entry & (_ASSIGNED | 1) and not entry & NS for entry in set(memory.words[first : first + ENTRIES]))
-
-
-def maps_ns(memory: PhysicalMemory, first: int) -> bool:
-    """Whether the table whose first entry is word ``first`` maps host memory."""
-    return any(entry & NS and entry & 1 for entry in memory.words[first : first + ENTRIES])

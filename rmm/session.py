@@ -6,7 +6,6 @@ against them at each entry (the REC's incarnation, the number of its last saved 
 
 from __future__ import annotations
 
-from fcntl import F_OFD_SETLK, F_UNLCK, F_WRLCK, fcntl
 from typing import TYPE_CHECKING, Final
 
 from machine.cpu import CONTEXT_SIZE, HCR, Cpu, Regime
@@ -38,7 +37,7 @@ class Session:
     """One REC and the element it runs on. ``par_size`` and ``ipa_top`` bound the protected half and the IPA space."""
 
     __slots__ = (
-        "at", "checked_lrs", "claim", "cpu", "disclaim", "granule", "image", "incarnation", "index", "ipa_top",
+        "at", "checked_lrs", "claim", "cpu", "granule", "image", "incarnation", "index", "ipa_top",
         "memory", "par_size", "rd", "realm", "rec", "regimes", "rmm", "saves", "scratch", "vmpidr",
     )  # fmt: skip
 
@@ -55,9 +54,7 @@ class Session:
         self.rd = realm.rd
         self.par_size = realm.par_size
         self.ipa_top = 1 << realm.s2sz
-        #: The requests that RunningRecs.start and stop make, packed once.
-        self.claim = rmm.running._request(F_WRLCK, self.rd, self.index, 1)
-        self.disclaim = rmm.running._request(F_UNLCK, self.rd, self.index, 1)
+        self.claim = rmm.running.claim(self.rd, self.index)
         self.vmpidr = _MPIDR_RES1 | rec.mpidr
         self.image = rec.image()
         #: Where an image in scattered granules is put together.
@@ -79,18 +76,6 @@ class Session:
             regime = Regime(realm.vttbr, realm.vtcr, hcr, self.vmpidr, hvc=False, sysreg_traps=ALWAYS_TRAPPED)
             self.regimes[traps] = regime
         return regime
-
-    def start_running(self) -> bool:
-        """:meth:`rmm.lock.RunningRecs.start` for this REC."""
-        try:
-            fcntl(self.rmm.running._holder, F_OFD_SETLK, self.claim)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
-    def stop_running(self) -> None:
-        """:meth:`rmm.lock.RunningRecs.stop` for this REC."""
-        fcntl(self.rmm.running._holder, F_OFD_SETLK, self.disclaim)
 
     def save(self) -> None:
         """Write the element's context into the REC's auxiliary granules."""

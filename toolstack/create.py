@@ -42,7 +42,7 @@ def make_domain(
     on_created: Callable[[int], None] = lambda domid: None,
     report: Report = lambda progress: None,
 ) -> int:
-    """Create, fill and finalize the domain of CONFIG; its domid. It is left paused.
+    """Create and fill the domain of CONFIG, and finalize it if it is a Realm; its domid. It is left paused.
 
     ON_CREATED is told the domid as soon as there is one to destroy, REPORT how far the work has come. Raises XlError
     (exit status 3) when the hypervisor refuses, Unreachable, and whatever a signal raises; nothing is left then.
@@ -54,7 +54,8 @@ def make_domain(
             domid = _create(connection, config)
             on_created(domid)
         _write(connection, domid, guest, report)
-        _finalize(connection, domid, guest, report)
+        if config.realm:
+            _finalize(connection, domid, guest, report)
     except BaseException as error:
         if domid is not None:
             with signals.shielded():

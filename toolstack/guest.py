@@ -12,6 +12,7 @@ from toolstack.build_error import BuildError
 from toolstack.errors import CREATE_FAILED, FAIL, INVAL, XlError, create_failure, libxl
 from xlconfig import DomainConfig, RealmRefusal, check_realm
 from xlconfig.enumerations import GicVersion, TeeType, VuartType
+from xlconfig.realm_checks import REFUSALS
 
 if TYPE_CHECKING:
     from toolstack.builder import GuestImage, GuestSpec
@@ -31,15 +32,26 @@ def check(config: DomainConfig) -> None:
         check_realm(config)
     except RealmRefusal as refusal:
         raise create_failure([libxl(refusal.message)], _GET_CONFIG, _MAKE) from None
-    if not config.realm:
-        text = "plain Arm guests are not supported yet: only Realm guests (realm = 1) can run"
-        raise create_failure([libxl(text)], _MAKE)
+    _check_plain(config)
     if config.max_vcpus > VCPU_LIMIT:
         text = f"maxvcpus = {config.max_vcpus}: an arm64 domain has at most {VCPU_LIMIT} vCPUs"
         raise create_failure([libxl(text)], _MAKE)
     if config.max_memkb < 1024:
         raise create_failure([libxl(f"memory = {config.max_memkb // 1024}: a domain needs at least 1 MiB")], _MAKE)
     _check_name(config.name)
+
+
+def _check_plain(config: DomainConfig) -> None:
+    """What a plain guest cannot have: Xen would offer it, this host does not."""
+    if config.realm:
+        return
+    for refusal in REFUSALS:
+        # As in Xen a GIC version that is not named is the host's, and a passthrough mode alone does nothing.
+        missing = refusal.applies(config)
+        if refusal.what == "non-GICv3 interrupt controllers":
+            missing = config.gic_version is GicVersion.V2
+        if missing:
+            raise create_failure([libxl(f"plain guests do not support {refusal.what} yet")], _MAKE)
 
 
 def _check_name(name: str) -> None:

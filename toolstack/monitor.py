@@ -69,19 +69,22 @@ def remarks(config: DomainConfig) -> list[str]:
     keys = (("on_poweroff", config.on_poweroff), ("on_reboot", config.on_reboot), ("on_crash", config.on_crash),
             ("on_watchdog", config.on_watchdog))  # fmt: skip
     for key, action in keys:
-        text = _shortfall(action)
+        text = _shortfall(action, config.realm)
         if text:
             lines.append(f'{key}="{name_of(action)}": {text}')
     return lines
 
 
-def _shortfall(action: ActionOnShutdown) -> str:
+def _shortfall(action: ActionOnShutdown, realm: bool) -> str:
+    """What of the action is not done, for a Realm or for a plain guest; empty when all of it is."""
     if action is ActionOnShutdown.RESTART_RENAME:
         return "domains cannot be renamed yet; the old domain will be destroyed, then restarted"
     if action in (ActionOnShutdown.COREDUMP_DESTROY, ActionOnShutdown.COREDUMP_RESTART):
-        return "a Realm's memory cannot be read by the host; there will be no core dump"
+        why = "a Realm's memory cannot be read by the host" if realm else "core dumps are not supported yet"
+        return f"{why}; there will be no core dump"
     if action is ActionOnShutdown.SOFT_RESET:
-        return "a Realm cannot be soft reset; it will be destroyed"
+        why = "a Realm cannot be soft reset" if realm else "soft reset is not supported yet"
+        return f"{why}; it will be destroyed"
     return ""
 
 
@@ -103,8 +106,8 @@ def watch(connection: Connection, domid: int, config: DomainConfig, guest: Guest
             log(f"Domain {current}: {info.crash_reason}")
         action = action_for(config, info.shutdown_reason)
         log(f"Action for shutdown reason code {info.shutdown_reason} is {name_of(action)}")
-        if _shortfall(action):
-            log(f"{name_of(action)}: {_shortfall(action)}")
+        if _shortfall(action, config.realm):
+            log(f"{name_of(action)}: {_shortfall(action, config.realm)}")
         if action is ActionOnShutdown.PRESERVE:
             log("Done. Exiting now")
             return

@@ -50,6 +50,7 @@ class P2m:
         #: Every table page, the root first.
         self.tables: list[int] = pages.alloc()
         self.vttbr = self.tables[0]
+        self.vtcr = VTCR
 
     def map(self, gpa: int, pa: int, size: int) -> None:
         """Map ``size`` bytes of RAM, replacing what was there. Both addresses and the size are whole pages.

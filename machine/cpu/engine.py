@@ -124,10 +124,15 @@ class Engine(Core):
         stop, uc, cpu, target_el = self._lib.uc_emu_stop, self._uc, self._cpu, self._target_el
 
         def on_exception(_uc: int, number: int) -> None:
-            if target_el[0] == 1 and number in _ENTERED_AT_EL1:
-                enter(cpu)
-            else:
-                self._taken = number
+            try:
+                if target_el[0] == 1 and number in _ENTERED_AT_EL1:
+                    enter(cpu)
+                else:
+                    self._taken = number
+                    stop(uc)
+            except BaseException as error:
+                # A signal handler's, for example: lost in a callback, and the guest's exception with it.
+                self._failure = error
                 stop(uc)
 
         return on_exception

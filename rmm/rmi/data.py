@@ -58,7 +58,7 @@ def rtt_data_map_init(rmm: Monitor, rd: int, data: int, ipa: int, src: int, flag
     buf = memory.buf
     touched = memory.touched
     algorithm = realm.hash
-    if touched[source >> 12]:
+    if touched[source >> 12] or rmm.carveout.mapped[source >> 12]:
         # One copy taken before it is hashed: the host may change its page meanwhile.
         touched[target >> 12] = 1
         page = buf[target : target + 4096]

@@ -29,12 +29,11 @@ def granule_tracking_get(rmm: Monitor, start: int, end: int) -> int | tuple[int,
     """
     if (start | end) & _MASK or start >> PA_WIDTH or end >> PA_WIDTH or start >= end:
         return Status.ERROR_INPUT
-    tracked = rmm.granules.is_tracked(start)
-    top = start
-    while top < end and rmm.granules.is_tracked(top) == tracked:
-        top = (top | _REGION_MASK) + 1
-    state = TrackingState.FINE if tracked else TrackingState.NONE
-    return Status.SUCCESS, MemCategory.CONVENTIONAL, state, min(top, end)
+    granules = rmm.granules
+    if granules.is_tracked(start):
+        return Status.SUCCESS, MemCategory.CONVENTIONAL, TrackingState.FINE, min(granules.tracked_top, end)
+    top = granules.tracked_base if start < granules.tracked_base < end else end
+    return Status.SUCCESS, MemCategory.CONVENTIONAL, TrackingState.NONE, top
 
 
 @command("RMI_GPT_L1_CREATE")
@@ -79,9 +78,9 @@ def granule_range_undelegate(rmm: Monitor, base: int, top: int) -> tuple[int, in
         return refused, base
     _scrub(rmm, base, count)
     with rmm.commit() as txn:
-        ns_mappings.restore(rmm, txn, base, count)
         txn.set_states(base, count, GranuleState.UNDELEGATED)
         txn.set_pas(base, count, Pas.NON_SECURE)
+        ns_mappings.restore(rmm, txn, base, count)
     rmm.invalidate_code(base, count << GRANULE_SHIFT)
     return Status.SUCCESS, base + (count << GRANULE_SHIFT)
 

@@ -11,7 +11,7 @@ from rmm.abi.structures import RecParams
 from rmm.granules import GranuleState
 from rmm.options import MAX_RECS_ORDER
 from rmm.realm import RealmState
-from rmm.rec import Rec, initialise, is_running
+from rmm.rec import Rec, initialise, is_running, rec_index
 from rmm.rmi import command
 from rmm.rmi.sro import abandon, close, donate_request
 from rmm.sro import Operation, Phase, SroContext
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from rmm.monitor import Monitor
 
 _MAX_RECS = (1 << MAX_RECS_ORDER) - 1
-#: MPIDR bits without an affinity field: [7:4] and everything from 32 up.
-_MPIDR_RESERVED = ~0xFFFF_FF0F
-
-
-def rec_index(mpidr: int) -> int:
-    """A REC's index from its MPIDR: Aff0 has 4 bits, the other affinities 8 each."""
-    return mpidr & 0xF | (mpidr >> 8 & 0xFF) << 4 | (mpidr >> 16 & 0xFF) << 12 | (mpidr >> 24 & 0xFF) << 20
 
 
 def _refusal(rmm: Monitor, rd: int, flags: int, mpidr: int) -> int:
@@ -36,7 +29,7 @@ def _refusal(rmm: Monitor, rd: int, flags: int, mpidr: int) -> int:
         return rmm.granules.refusal(rd, GranuleState.RD)
     if realm.state != RealmState.NEW or realm.rec_index_next >= _MAX_RECS:
         return Status.ERROR_REALM
-    if mpidr & _MPIDR_RESERVED or rec_index(mpidr) != realm.rec_index_next:
+    if rec_index(mpidr) != realm.rec_index_next:
         return Status.ERROR_INPUT
     return Status.ERROR_INPUT if flags & ~RecCreateFlags.defined_mask() else Status.SUCCESS
 

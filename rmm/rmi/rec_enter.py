@@ -111,7 +111,7 @@ def rec_enter(rmm: Monitor, rec: int, run: int) -> int:
         raise
     finally:
         words[at + _RUNNING] = 0
-        session.stop_running()
+        session.claim.stop()
     if granules.states[(run - DRAM_BASE) >> GRANULE_SHIFT] != _UNDELEGATED:
         # The host gave the granule away while its vCPU ran.
         return Status.ERROR_INPUT
@@ -135,7 +135,7 @@ def _refusal(rmm: Monitor, session: Session, flags: int, cpu: Cpu) -> int:
         if not list_registers_valid(lrs):
             return Status.ERROR_REC
         session.checked_lrs = lrs[:]
-    return _SUCCESS if session.start_running() else Status.ERROR_REC
+    return _SUCCESS if session.claim.start() else Status.ERROR_REC
 
 
 def list_registers_valid(lrs: Sequence[int]) -> bool:

@@ -93,7 +93,7 @@ def rtt_destroy(rmm: Monitor, rd: int, ipa: int, level: int) -> int | tuple[int,
         # An engine may be walking the table, and what is not live may still map host memory.
         rmm.bump_generation(txn, realm)
         if ipa >= realm.par_size:
-            ns_mappings.forget(rmm, first, 1, level)
+            ns_mappings.drop_all(rmm, first, level)
     return _SUCCESS, table, _next_live(rmm, ipa, at, index, index + 1)
 
 

@@ -72,11 +72,11 @@ def rtt_unprot_map(rmm: Monitor, rd: int, base: int, top: int, flags: int, oaddr
                 refused = error_rtt(level)
             elif block.pa & (size - 1) or block.pa >> PA_WIDTH:
                 refused = int(Status.ERROR_INPUT)
-            elif rtt.is_unassigned(descriptor):
+            elif not rtt.is_unassigned(descriptor) and (descriptor ^ leaf) & (rtt.PA_MASK | rtt.NS_ATTRIBUTES):
+                refused = error_rtt(level)
+            elif descriptor != leaf:
                 ns_mappings.note(rmm, txn, block.pa, size >> 12)
                 txn.store_word(where, leaf)
-            elif (descriptor ^ leaf) & (rtt.PA_MASK | rtt.NS_ATTRIBUTES):
-                refused = error_rtt(level)
             if refused:
                 break
             where += 1
@@ -113,6 +113,7 @@ def rtt_unprot_unmap(
             if not rtt.is_unassigned(descriptor):
                 if not outputs.add(rtt.pa(descriptor), level):
                     break
+                ns_mappings.drop(rmm, descriptor, level)
                 txn.store_word(where, 0)
             where += 1
         if txn.words:

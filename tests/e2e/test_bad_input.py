@@ -87,9 +87,9 @@ def test_more_memory_than_the_machine_has(host: XlHost, config: Path) -> None:
     assert first.startswith("libxl: error: ") and "KiB" in first
 
 
-def test_a_guest_that_is_no_realm(host: XlHost, config: Path) -> None:
-    first = _refused(host, 3, str(config), "realm=0")
-    assert first == "libxl: error: plain Arm guests are not supported yet: only Realm guests (realm = 1) can run"
+def test_a_plain_guest_with_devices_that_there_are_not(host: XlHost, config: Path) -> None:
+    first = _refused(host, 3, str(config), "realm=0", 'vif=["bridge=xenbr0"]')
+    assert first == "libxl: error: plain guests do not support frontend/backend devices yet"
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from .realm_images import SPIN, write_realm
 from .terminal import Terminal
-from .xl_host import XlHost, killed_at_the_end, until
+from .xl_host import ROOT, XlHost, killed_at_the_end, until
 
 
 def _daemons(host: XlHost) -> list[int]:
@@ -120,3 +122,36 @@ def test_a_daemon_killed_during_a_build_ends_the_create(bare_host: XlHost, tmp_p
     assert xl.returncode == 1
     assert said == f"xl: hypervisord (pid {daemon}) has ended\n"
     until(lambda: bare_host.processes() == {}, "domain and monitor are gone")
+
+
+def test_a_daemon_whose_starter_was_interrupted_serves_all_the_same(bare_host: XlHost) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "hypervisor.daemon", "--memory", "64M", "--ready-fd", str(write_end)],
+        env=bare_host.environment, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=(write_end,), start_new_session=True,
+    )  # fmt: skip
+    os.close(write_end)
+    until(lambda: (bare_host.runtime / "rpc.sock").exists(), "the daemon serves")
+    assert bare_host.xl("daemon", "status", XL_NO_AUTOSTART="1").returncode == 0
+    assert bare_host.xl("daemon", "stop").returncode == 0
+    assert daemon.wait(timeout=20) == 0
+
+
+def test_a_daemon_that_cannot_write_its_log_runs_and_reports_deaths_all_the_same(
+    bare_host: XlHost, tmp_path: Path
+) -> None:
+    with open("/dev/full", "wb") as full:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "hypervisor.daemon", "--memory", "64M"],
+            env=bare_host.environment, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=full, start_new_session=True,
+        )  # fmt: skip
+    until(lambda: (bare_host.runtime / "rpc.sock").exists(), "the daemon serves")
+    config = write_realm(tmp_path, "victim", SPIN, extra='on_crash = "preserve"')
+    assert bare_host.xl("create", "-q", str(config)).returncode == 0
+    domain = bare_host.domain("victim")
+    assert domain is not None
+    os.kill(domain.pid, signal.SIGKILL)
+    until(lambda: "---sc-" in bare_host.xl("list", "victim").stdout, "the death is reported")
+    assert bare_host.xl("daemon", "stop", "-f").returncode == 0
+    assert daemon.wait(timeout=20) == 0

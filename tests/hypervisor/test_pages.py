@@ -8,7 +8,15 @@ import random
 import pytest
 
 from hypervisor.pages import SUPERPAGE, Extent, OutOfPages, PageAllocator
-from machine.memory import DRAM_BASE, GRANULE_SIZE, GranuleProtectionFault, NonSecureView, Pas, PhysicalMemory
+from machine.memory import (
+    DRAM_BASE,
+    GRANULE_SIZE,
+    GranuleProtectionFault,
+    NonSecureView,
+    OutOfMemory,
+    Pas,
+    PhysicalMemory,
+)
 
 
 @pytest.fixture
@@ -83,3 +91,44 @@ def test_any_order_of_allocating_and_freeing_ends_with_all_memory_whole_again(pa
         pages.free_extents(extents)
     assert pages.free_pages == 4096
     assert pages.alloc_extents(16 << 20) == [Extent(DRAM_BASE, 16 << 20)]
+
+
+def test_memory_that_the_host_does_not_have_is_refused_and_nothing_is_taken(
+    pages: PageAllocator, memory: PhysicalMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backed = memory.populate
+
+    def scarce(pa: int, size: int) -> None:
+        if pa + size > DRAM_BASE + (9 << 20):
+            raise OutOfMemory("no memory")
+        backed(pa, size)
+
+    monkeypatch.setattr(memory, "populate", scarce)
+    with pytest.raises(OutOfPages):
+        pages.alloc_extents(12 << 20)
+    with pytest.raises(OutOfPages):
+        pages.alloc(2400)
+    assert pages.free_pages == 4096
+    assert pages.alloc_extents(8 << 20) == [Extent(DRAM_BASE, 8 << 20)]
+
+
+def test_giving_back_can_stop_after_any_step_and_go_on_with_what_is_left(pages: PageAllocator) -> None:
+    extents = pages.alloc_extents(13 << 20)
+    left = list(extents)
+    for _ in pages.release(left):
+        assert pages.free_pages == 4096 - sum(extent.size for extent in left) // GRANULE_SIZE
+        if pages.free_pages > 1000:
+            break
+    assert 0 < sum(extent.size for extent in left) < 13 << 20
+    assert sum(1 for _ in pages.release(left)) > 0
+    assert left == [] and pages.alloc_extents(16 << 20) == [Extent(DRAM_BASE, 16 << 20)]
+
+
+def test_no_step_of_populating_or_giving_back_is_about_more_than_8_mib(
+    pages: PageAllocator, memory: PhysicalMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    monkeypatch.setattr(memory, "populate", lambda pa, size: sizes.append(size))
+    monkeypatch.setattr(memory, "punch", lambda pa, size: sizes.append(size))
+    pages.free_extents(pages.alloc_extents(15 << 20))
+    assert sum(sizes) == 2 * (15 << 20) and max(sizes) == 8 << 20

@@ -16,6 +16,7 @@ from realm_box import CODE, DATA, PAGE, VECTORS, RealmBox
 
 from machine.cpu import CONTEXT_SIZE, ExitKind, Regime
 from machine.cpu.unicorn_core import writes_back
+from machine.cpu.unicorn_library import load
 from machine.ich import ICH_HCR, ICH_VMCR, make_lr
 
 EL1_SYNC, EL1_IRQ = VECTORS + 0x200, VECTORS + 0x280
@@ -137,6 +138,24 @@ def test_a_stop_request_that_the_library_forgets_is_repeated(box: RealmBox, monk
     before = time.monotonic()
     assert box.run().kind is ExitKind.IRQ
     assert time.monotonic() - before < 5
+
+
+def test_what_a_signal_handler_raises_during_a_guests_exception_ends_the_run() -> None:
+    """The library would go on without the exception that the guest has taken."""
+    library = load()
+    enter = library.arm_cpu_do_interrupt_aarch64
+
+    def interrupted(cpu: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "arm_cpu_do_interrupt_aarch64", interrupted)
+        box = RealmBox()
+    with box:
+        box.put(CODE, a.svc(), a.b())
+        with pytest.raises(KeyboardInterrupt):
+            box.run()
+    assert library.arm_cpu_do_interrupt_aarch64 is enter
 
 
 def test_code_that_the_host_replaced_runs_after_invalidation(box: RealmBox) -> None:
@@ -305,7 +324,7 @@ def test_another_stage_2_root_does_not_see_the_old_ones_translations(box: RealmB
         assert box.engine.gpr(2) == expected
 
 
-def test_an_unmapped_page_is_still_reached_until_the_tlb_is_flushed(box: RealmBox) -> None:
+def test_an_unmapped_page_is_not_reached_once_the_tlb_is_flushed(box: RealmBox) -> None:
     box.put(CODE, a.mov(1, DATA), a.ldr(2, 1), a.smc(), a.b(-2))
     box.run()
     box.unmap(DATA)

@@ -105,6 +105,18 @@ def test_a_granule_is_known_to_be_zero_until_something_is_written_and_again_afte
     assert memory.known_zero(pa) and memory.read(pa, GRANULE_SIZE) == bytes(GRANULE_SIZE)
 
 
+@pytest.mark.parametrize("change", ["zero", "punch"])
+@pytest.mark.parametrize(("start", "size"), [(8, GRANULE_SIZE), (0, GRANULE_SIZE - 8)])
+def test_part_of_a_granule_is_not_cleared_as_if_it_were_a_whole_one(
+    memory: PhysicalMemory, change: str, start: int, size: int
+) -> None:
+    memory.write(DRAM_BASE, b"x" * 2 * GRANULE_SIZE)
+    with pytest.raises(ValueError, match="is not whole granules"):
+        getattr(NonSecureView(memory), change)(DRAM_BASE + start, size)
+    assert memory.read(DRAM_BASE, 2 * GRANULE_SIZE) == b"x" * 2 * GRANULE_SIZE
+    assert not memory.known_zero(DRAM_BASE)
+
+
 def test_copying_a_known_zero_granule_clears_what_was_at_the_destination(memory: PhysicalMemory) -> None:
     view = NonSecureView(memory)
     view.write(DRAM_BASE, b"old")

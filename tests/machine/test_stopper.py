@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -150,5 +151,11 @@ def test_no_kick_is_lost_by_a_waiter(stopper: Stopper) -> None:
     thread.join()
 
 
-def test_closing_twice_is_harmless(stopper: Stopper) -> None:
+def test_closing_twice_is_harmless_and_leaves_no_thread_and_no_descriptor() -> None:
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    stopper = Stopper(lambda: None)
+    assert threading.active_count() == threads + 1
     stopper.close()
+    stopper.close()
+    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) == descriptors

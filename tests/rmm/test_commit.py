@@ -267,14 +267,14 @@ def test_a_rec_whose_runner_died_is_a_stopped_rec() -> None:
     host.ok("REALM_ACTIVATE", rd)
 
     def run(tick: Callable[[], None]) -> None:
-        assert host.rmm.running.start(rd, 0)
+        assert host.rmm.running.claim(rd, 0).start()
         tick()
         signal.pause()
 
     pid, out = child(run)
     os.read(out, 1)
     assert host.rmm.running.is_running(rd, 0)
-    assert not host.rmm.running.start(rd, 0)
+    assert not host.rmm.running.claim(rd, 0).start()
     assert host.status("REALM_TERMINATE", rd) == "ERROR_REALM"
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -292,7 +292,7 @@ def test_unmapping_waits_for_the_engine_that_runs_the_realm() -> None:
     host.map_init(rd, 0)
     host.rec(rd)
     host.ok("REALM_ACTIVATE", rd)
-    assert host.rmm.running.start(rd, 0)
+    assert host.rmm.running.claim(rd, 0).start()
 
     def unmap_it(tick: Callable[[], None]) -> None:
         tick()
@@ -306,7 +306,7 @@ def test_unmapping_waits_for_the_engine_that_runs_the_realm() -> None:
     while realm.generation == before:
         os.sched_yield()
     assert os.waitpid(pid, os.WNOHANG) == (0, 0), "committed, but not acknowledged"
-    host.rmm.running.stop(rd, 0)
+    host.rmm.running.claim(rd, 0).stop()
     assert os.waitpid(pid, 0)[1] == 0
     os.close(out)
 
@@ -328,13 +328,10 @@ def test_waiting_for_a_rec_to_stop_does_not_keep_it_from_starting() -> None:
     pid, out = child(remove_tables)
     try:
         os.read(out, 1)
-        refused = 0
-        for _ in range(5000):
-            if host.rmm.running.start(rd, 0):
-                host.rmm.running.stop(rd, 0)
-            else:
-                refused += 1
-        assert not refused
+        claim = host.rmm.running.claim(rd, 0)
+        for _ in range(10_000):
+            assert claim.start()
+            claim.stop()
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -9,7 +9,7 @@ from rmm.abi import rmi
 from rmm.abi.psci import PsciFunction, PsciStatus
 from rmm.abi.registers import ExitReason
 from rmm.abi.rmi import Status
-from rmm.psci import rec_index
+from rmm.rec import rec_index
 
 SMC64 = 1 << 30
 CPU_ON = PsciFunction.CPU_ON | SMC64

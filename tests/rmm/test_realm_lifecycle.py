@@ -47,7 +47,10 @@ def test_a_recycled_root_starts_out_empty(host: Host) -> None:
     [(48, 0, 1), (40, 0, 1), (44, 0, 1), (36, 1, 1), (39, 1, 1), (42, 1, 8), (43, 1, 16), (32, 2, 4), (34, 2, 16)],
 )
 def test_widths_and_start_levels_that_go_together(host: Host, s2sz: int, level: int, roots: int) -> None:
-    host.realm(roots=roots, s2sz=s2sz, rtt_level_start=level)
+    rd = host.realm(roots=roots, s2sz=s2sz, rtt_level_start=level)
+    assert host.entry(rd, 0, level) == (level, 0, 0, 0)
+    last = (1 << s2sz) - (1 << (39 - 9 * level))
+    assert host.entry(rd, last, level) == (level, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +155,9 @@ def test_terminate_is_refused_while_a_rec_runs(host: Host) -> None:
     rd = host.realm()
     host.rec(rd)
     host.ok("REALM_ACTIVATE", rd)
-    assert host.rmm.running.start(rd, 0)
+    assert host.rmm.running.claim(rd, 0).start()
     assert host.status("REALM_TERMINATE", rd) == "ERROR_REALM"
-    host.rmm.running.stop(rd, 0)
+    host.rmm.running.claim(rd, 0).stop()
     host.ok("REALM_TERMINATE", rd)
 
 

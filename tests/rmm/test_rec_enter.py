@@ -466,7 +466,16 @@ def test_a_running_rec_cannot_be_entered_destroyed_or_terminated(world: RealmWor
 
 def test_a_rec_whose_runner_died_counts_as_stopped(world: RealmWorld) -> None:
     world.rec().running = 1  # as a killed process leaves it: the flag, without the lock
-    world.enter()
+    assert world.try_enter() == Status.SUCCESS
+    assert not world.rec().running
+
+
+def test_a_run_granule_that_the_host_never_wrote_is_not_taken_for_zero_after_an_exit(world: RealmWorld) -> None:
+    run = world.ns()
+    assert world.board.ns.known_zero(run)
+    world.smc(rmi.REC_ENTER, world.recs[0], run)
+    assert any(world.board.ns.read(run, RecRun.SIZE))
+    assert not world.board.ns.known_zero(run)
 
 
 def test_a_failing_element_leaves_the_rec_stopped(world: RealmWorld) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 from realm_world import CODE, MAPPED_TOP, RAM_TOP, UNPROTECTED, RealmWorld
 
+from machine import clock
 from machine.cpu.engine import Engine
 from machine.ich import make_lr
 from machine.memory import GRANULE_SIZE, PhysicalMemory
 from rmm.abi import rmi
-from rmm.abi.registers import ExitReason, RecEnterFlags, Ripas
+from rmm.abi.registers import AddrRangeDesc, ExitReason, RecEnterFlags, Ripas, UnprotMapFlags
 from rmm.abi.rsi import RSI_BY_NAME
 
 EMUL_MMIO = RecEnterFlags.make(EMUL_MMIO=1)
@@ -198,3 +199,42 @@ def test_a_pending_list_register_interrupts_the_realm(engine: Engine, memory: Ph
     assert world.enter()["exit_gprs"][0] == 27
     assert engine.ich.lr[0] == make_lr(27, 0xA0, pending=False, active=True)
     assert not engine.ich.hcr & 1
+
+
+def test_a_fetch_from_host_memory_is_an_external_abort_at_el1(engine: Engine, memory: PhysicalMemory) -> None:
+    vector = (MRS_X5_ESR, STR_X5_X1)
+    shared = UNPROTECTED + 0x1000
+    world = realm(engine, memory, code(MSR_VBAR_X3, LDR_X0_X2, BLR_X2, vector=vector), 0, DEVICE, shared, VBAR)
+    for level in (1, 2, 3):
+        ipa = UNPROTECTED >> 48 - 9 * level << 48 - 9 * level
+        world.smc(rmi.RTT_CREATE, world.rd, world.delegated(), ipa, level)
+    page = world.ns()
+    world.board.ns.write(page, struct.pack("<I", STAY))
+    flags = UnprotMapFlags.make(OADDR_TYPE=1, MEMATTR=6, S2AP=3)
+    world.smc(rmi.RTT_UNPROT_MAP, world.rd, shared, shared + GRANULE_SIZE, flags, AddrRangeDesc.of(page, state=1))
+    engine.set_deadline(clock.now() + 5 * clock.COUNTER_FREQUENCY)
+    assert world.enter()["exit_gprs"][0] == 0x8600_0010
+    assert engine.gpr(0) & 0xFFFF_FFFF == STAY, "a load is allowed"
+
+
+def test_a_granule_that_held_code_and_comes_back_as_other_memory_is_not_run_as_before(
+    engine: Engine, memory: PhysicalMemory
+) -> None:
+    """The guest runs a page, which then goes to the host and back, and becomes zeros (undefined) at the same IPA."""
+    set_state, page = RSI_BY_NAME["RSI_IPA_STATE_SET"].fid, 0x2000
+    msr_vbar_x5, str_x5_x6, blr_x7, ret = 0xD518C005, 0xF90000C5, 0xD63F00E0, 0xD65F03C0
+    program = code(msr_vbar_x5, blr_x7, SMC, blr_x7, str_x5_x6, vector=(MRS_X5_ESR, str_x5_x6))
+    may_change_destroyed = 1
+    gprs = (set_state, page, page + GRANULE_SIZE, Ripas.RAM, may_change_destroyed, VBAR, DEVICE, page)
+    world = realm(engine, memory, program, *gprs)
+    pa = world.pa[page]
+    memory.write(pa, struct.pack("<I", ret))
+    assert world.enter()["exit_reason"] == ExitReason.RIPAS_CHANGE
+    world.smc(rmi.RTT_DATA_UNMAP, world.rd, page, page + GRANULE_SIZE, 1, 0)
+    world.smc(rmi.GRANULE_RANGE_UNDELEGATE, pa, pa + GRANULE_SIZE)
+    world.board.ns.write(pa, struct.pack("<I", STAY))
+    world.smc(rmi.GRANULE_RANGE_DELEGATE, pa, pa + GRANULE_SIZE)
+    world.smc(rmi.RTT_SET_RIPAS, world.rd, world.recs[0], page, page + GRANULE_SIZE)
+    world.smc(rmi.RTT_DATA_MAP, world.rd, page, page + GRANULE_SIZE, 1, pa | 4)
+    engine.set_deadline(clock.now() + 5 * clock.COUNTER_FREQUENCY)
+    assert world.enter()["exit_gprs"][0] == 1 << 25, "an undefined instruction"

@@ -119,7 +119,7 @@ def test_the_rec_must_be_a_stopped_one_of_the_realm(host: Host, rd: int, rec: Re
         assert host.status("RTT_SET_RIPAS", rd, wrong, 0, PAGE) == "ERROR_INPUT"
         assert host.status("RTT_SET_RIPAS", wrong + 16, rec.pa, 0, PAGE) == "ERROR_INPUT"
     rec.running = 1
-    assert host.rmm.running.start(rd, 0)
+    assert host.rmm.running.claim(rd, 0).start()
     assert host.status("RTT_SET_RIPAS", rd, rec.pa, 0, PAGE) == "ERROR_REC"
-    host.rmm.running.stop(rd, 0)
+    host.rmm.running.claim(rd, 0).stop()
     host.ok("RTT_SET_RIPAS", rd, rec.pa, 0, PAGE)

@@ -275,9 +275,9 @@ def test_destroy_refuses_what_is_not_a_stopped_rec(host: Host, rd: int) -> None:
         assert host.call("REC_DESTROY", wrong) == (1, 0, 0, 0, 0)
     view = Rec(host.memory, rec)
     view.running = 1
-    assert host.rmm.running.start(rd, 0)
+    assert host.rmm.running.claim(rd, 0).start()
     assert host.status("REC_DESTROY", rec) == "ERROR_REC"
-    host.rmm.running.stop(rd, 0)
+    host.rmm.running.claim(rd, 0).stop()
     host.destroy_rec(rec)
     assert host.status("REC_DESTROY", rec) == "ERROR_INPUT"
 

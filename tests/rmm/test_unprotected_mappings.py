@@ -206,3 +206,13 @@ def test_mapping_again_revives_a_leaf_that_an_interrupted_delegation_withdrew(ho
         txn.store_u64(rtt.walk(rmm, realm, SHARED).entry_pa, valid & ~1)
     host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
     assert leaf(host, rd, SHARED) == valid
+
+
+def test_a_source_that_a_realm_may_write_is_copied_even_if_the_host_zeroed_it(host: Host, rd: int) -> None:
+    page, data = host.ns(), host.delegated()
+    host.ok("RTT_UNPROT_MAP", rd, SHARED, SHARED + PAGE, RW_WB, ns(page))
+    host.board.ns.zero(page, PAGE)
+    host.memory.buf[page - host.memory.dram_base] = 0x55  # the realm's store, through stage 2
+    host.tables(rd)
+    host.ok("RTT_DATA_MAP_INIT", rd, data, 0, page, 1)
+    assert host.memory.read(data, 1) == b"\x55"

@@ -125,7 +125,6 @@ def test_a_configuration_without_a_name(xl: Xl) -> None:
         ("memory=0", "libxl: error: memory = 0: a domain needs at least 1 MiB"),
         ('name=""', "libxl: error: domain name '': it is empty"),
         ('name="' + "x" * 300 + '"', f"libxl: error: domain name '{'x' * 40}': it has 300 characters, more than 256"),
-        ("realm=0", "libxl: error: plain Arm guests are not supported yet: only Realm guests (realm = 1) can run"),
     ],
 )
 def test_what_cannot_be_created_is_refused_before_the_hypervisor_is_asked(
@@ -135,6 +134,44 @@ def test_what_cannot_be_created_is_refused_before_the_hypervisor_is_asked(
     assert ran.status == 3
     assert ran.err.splitlines()[0] == line
     assert hypervisor.calls == []
+
+
+def test_a_plain_guest_is_created_filled_and_unpaused_without_being_finalized(
+    xl: Xl, hypervisor: FakeHypervisor, realm_config: Path
+) -> None:
+    hypervisor.host = msgspec.structs.replace(hypervisor.host, realm_debug_vuart=True)
+    ran = xl("create", "-e", str(realm_config), "realm=0")
+    assert ran == (0, "", f"Parsing config from {realm_config}\n")
+    assert hypervisor.methods() == [
+        "physinfo", "domain_create", "domain_write", "domain_set_context", "domain_unpause",
+    ]  # fmt: skip
+    (created,) = hypervisor.called("domain_create")
+    assert not created.realm and created.vuart
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ('gic_version="v2"', "non-GICv3 interrupt controllers"),
+        ('device_tree="x.dtb"', "partial device trees"),
+        ("acpi=1", "ACPI"),
+        ('vif=["bridge=xenbr0"]', "frontend/backend devices"),
+        ("iomem=['0x9000,1']", "IRQ/IOMEM passthrough"),
+    ],
+)
+def test_what_a_plain_guest_cannot_have_yet_is_refused_before_the_hypervisor_is_asked(
+    xl: Xl, hypervisor: FakeHypervisor, realm_config: Path, setting: str, what: str
+) -> None:
+    ran = xl("create", "-q", str(realm_config), "realm=0", setting)
+    assert ran.status == 3
+    assert ran.err.splitlines()[0] == f"libxl: error: plain guests do not support {what} yet"
+    assert hypervisor.calls == []
+
+
+def test_a_plain_guest_need_not_name_the_gic_version(xl: Xl, hypervisor: FakeHypervisor, realm_config: Path) -> None:
+    path = realm_config.with_name("plain.cfg")
+    path.write_text(realm_config.read_text().replace('gic_version = "v3"\n', "").replace("realm = 1\n", ""))
+    assert xl("create", "-qe", str(path)).status == 0
 
 
 def test_a_console_that_the_guest_does_not_have(xl: Xl, hypervisor: FakeHypervisor, realm_config: Path) -> None:

@@ -117,7 +117,7 @@ class _Creation:
         from toolstack.connection import message_of
 
         host = connection.call("physinfo", Nothing(), Physinfo)
-        if host.realm_debug_vuart and self.config.vuart is VuartType.SBSA_UART:
+        if self.config.realm and host.realm_debug_vuart and self.config.vuart is VuartType.SBSA_UART:
             self._warn(
                 f"the vuart of Realm {self.config.name} is a debug console: the host reads and writes it in clear text"
             )
