@@ -8,7 +8,7 @@ setup(
             "machine.cpu._native",
             sources=["machine/cpu/native.c"],
             extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
-            libraries=["dl", "pthread"],
+            libraries=["dl"],
         )
     ]
 )

@@ -32,6 +32,7 @@ from typing import Final
 from machine import clock
 from machine.cpu import CONTEXT_SIZE, HCR, CpuError, CpuExit, ExitKind, Regime, TimerState
 from machine.cpu import unicorn_library as unicorn
+from machine.cpu.native import NOTHING_TAKEN, ExceptionHook
 from machine.cpu.stage2 import fault_status
 from machine.cpu.stopper import Stopper
 from machine.cpu.sysregs import encoding
@@ -89,8 +90,6 @@ class Engine(Core):
         self._vtcr_at = self._field(3, 4, 2, 1, 2)
         self._vmpidr_at = self._field(3, 4, 0, 0, 5)
         self._hpfar_at = self._field(3, 4, 6, 0, 4)
-        #: The exception that ended the run (QEMU's number); None after a stop.
-        self._taken: int | None = None
         #: What a callback raised, for the run to raise.
         self._failure: BaseException | None = None
         self._regime: Regime | None = None
@@ -110,32 +109,27 @@ class Engine(Core):
         self._define_timer(3, self._v_ctl_at, self._v_cval_at)
         for row in ICC_REGISTERS:
             self._define_icc(row)
-        hook = unicorn.EXCEPTION_HOOK(self._exception_hook())
-        self._keep.append(hook)
-        self._lib.hook_exceptions(self._uc, hook)
+        self._hook = self._hook_exceptions()
         stop, uc = self._lib.uc_emu_stop, self._uc
         self._stopper = Stopper(lambda: stop(uc))
         self._closed = False
 
     # What the library calls.
 
-    def _exception_hook(self) -> Callable[[int, int], None]:
-        enter = self._lib.arm_cpu_do_interrupt_aarch64
-        stop, uc, cpu, target_el = self._lib.uc_emu_stop, self._uc, self._cpu, self._target_el
-
-        def on_exception(_uc: int, number: int) -> None:
-            try:
-                if target_el[0] == 1 and number in _ENTERED_AT_EL1:
-                    enter(cpu)
-                else:
-                    self._taken = number
-                    stop(uc)
-            except BaseException as error:
-                # A signal handler's, for example: lost in a callback, and the guest's exception with it.
-                self._failure = error
-                stop(uc)
-
-        return on_exception
+    def _hook_exceptions(self) -> ExceptionHook:
+        """Exceptions for EL1 are entered by the library at once; any other ends the run (in C: native.c)."""
+        hook = ExceptionHook(
+            cpu=self._cpu,
+            stop=ctypes.cast(self._lib.uc_emu_stop, ctypes.c_void_p),  # type: ignore[arg-type]
+            enter_el1=ctypes.cast(self._lib.arm_cpu_do_interrupt_aarch64, ctypes.c_void_p),  # type: ignore[arg-type]
+            target_el=self._env + unicorn.LAYOUT.env_target_el,
+            entered_at_el1=sum(1 << number for number in _ENTERED_AT_EL1),
+            taken=NOTHING_TAKEN,
+        )
+        self._lib.hook_exceptions(
+            self._uc, ctypes.c_void_p(self._lib.native.exception_hook), ctypes.addressof(hook)
+        )
+        return hook
 
     def _guarded(self, function: Callable[..., int]) -> Callable[..., int]:
         """``function`` for a callback: an exception ends the run, which raises it, instead of being lost."""
@@ -220,7 +214,8 @@ class Engine(Core):
         pending = ich.maintenance_pending()
         self._maintenance = pending and not self._maintenance_owed
         self._update_lines()
-        self._taken = None
+        hook = self._hook
+        hook.taken = NOTHING_TAKEN
         stopper, pc, uc, emulate = self._stopper, self._pc, self._uc, self._lib.uc_emu_start
         while True:
             now = clock.now()
@@ -243,7 +238,7 @@ class Engine(Core):
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
-            if self._taken is not None:
+            if hook.taken != NOTHING_TAKEN:
                 exit_ = self._synchronous_exit(regime)
                 if exit_ is not None:
                     self._maintenance_owed = not self._maintenance and ich.maintenance_pending()
@@ -253,7 +248,7 @@ class Engine(Core):
 
     def _synchronous_exit(self, regime: Regime) -> CpuExit | None:
         """The exit of the exception just taken; None when it was the element's own affair."""
-        self._taken = None
+        self._hook.taken = NOTHING_TAKEN
         esr = self._syndrome[0]
         ec = esr >> 26
         if ec in (_EC_DATA_ABORT, _EC_INSTRUCTION_ABORT):

@@ -1,6 +1,6 @@
 /*
  * The parts of the processing element that a profile of a Linux boot says cannot be Python: the hook that every guest
- * exception calls, the thread that stops a running engine, and the marking of translated pages in the TLB.
+ * exception calls, and the marking of translated pages in the TLB (a tenth of a boot in the library's own version).
  *
  * A plain shared object for ctypes (machine/cpu/native.py): it does not use Python's headers. It knows nothing of the
  * engine library by itself; addresses and offsets come from machine/cpu/unicorn_library.py.
@@ -8,207 +8,24 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>
-#include <errno.h>
 #include <link.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
-
-#define SECOND 1000000000ull
-/* Nanoseconds between two requests to stop: uc_emu_start clears one that comes just before it. */
-#define REPEAT 200000
-#define NOTHING_TAKEN (-1)
-
-enum state { IDLE, RUNNING, WAITING };
 
 /* Kept in step with Native in native.py. */
 struct element {
     /* The library's functions and fields. */
-    void *uc;
     void *cpu;
-    int (*start)(void *uc, uint64_t begin, uint64_t until, uint64_t timeout, size_t count);
     int (*stop)(void *uc);
     void (*enter_el1)(void *cpu);
     const uint32_t *target_el;
-    const uint64_t *pc;
     /* Bit n: exception number n, when its target is EL1, is entered by the library itself. */
     uint64_t entered_at_el1;
-    /* The number of the exception that ended the run. */
+    /* The number of the exception that ended the run; the caller sets it to -1 before. */
     int64_t taken;
-
-    /* Stopping. A kick sets kicked, then reads state; the run loop sets state, then reads kicked and expired. Whichever
-     * comes second sees the other, so no kick is lost. All of these are sequentially consistent. */
-    _Atomic uint32_t state;
-    _Atomic uint32_t kicked;
-    _Atomic uint32_t expired;
-    _Atomic uint32_t closing;
-    /* When the run timer fires, 0 when it is not armed. */
-    _Atomic uint64_t armed;
-    int run_timer;
-    int wake;
-    int waiter;
-    pthread_t thread;
 };
-
-static uint64_t now(void)
-{
-    struct timespec at;
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    return (uint64_t)at.tv_sec * SECOND + (uint64_t)at.tv_nsec;
-}
-
-static void drain(int fd)
-{
-    uint64_t count;
-    while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR) {
-    }
-}
-
-static void signal_fd(int fd)
-{
-    const uint64_t one = 1;
-    while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
-    }
-}
-
-static void *watch(void *opaque)
-{
-    struct element *e = opaque;
-    struct pollfd fds[2] = {{.fd = e->wake, .events = POLLIN}, {.fd = e->run_timer, .events = POLLIN}};
-
-    while (!e->closing) {
-        if (poll(fds, 2, -1) < 0)
-            continue;
-        if (fds[0].revents)
-            drain(e->wake);
-        if (fds[1].revents) {
-            drain(e->run_timer);
-            e->armed = 0;
-            e->expired = 1;
-        }
-        while (e->state == RUNNING && (e->kicked || e->expired) && !e->closing) {
-            struct timespec pause = {0, REPEAT};
-            e->stop(e->uc);
-            nanosleep(&pause, NULL);
-        }
-    }
-    return NULL;
-}
-
-/* 0, or the errno of what could not be had. The caller has filled in the library's part of *e; the rest is zero. */
-int element_open(struct element *e)
-{
-    int code;
-
-    e->taken = NOTHING_TAKEN;
-    e->run_timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    e->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    e->waiter = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    code = e->run_timer < 0 || e->wake < 0 || e->waiter < 0 ? errno : pthread_create(&e->thread, NULL, watch, e);
-    if (code) {
-        close(e->run_timer);
-        close(e->wake);
-        close(e->waiter);
-    }
-    return code;
-}
-
-/* Not while the engine runs. */
-void element_close(struct element *e)
-{
-    e->closing = 1;
-    signal_fd(e->wake);
-    pthread_join(e->thread, NULL);
-    close(e->run_timer);
-    close(e->wake);
-    close(e->waiter);
-}
-
-/* From any thread. */
-void element_kick(struct element *e)
-{
-    e->kicked = 1;
-    switch (e->state) {
-    case RUNNING:
-        signal_fd(e->wake);
-        break;
-    case WAITING:
-        signal_fd(e->waiter);
-        break;
-    }
-}
-
-int element_take_kick(struct element *e)
-{
-    return e->kicked && atomic_exchange(&e->kicked, 0);
-}
-
-/* Stop no later than at `deadline` (ns, monotonic). An earlier firing than asked for only costs a spurious stop, so a
- * deadline that moves away is not worth a system call. */
-void element_stop_at(struct element *e, uint64_t deadline)
-{
-    uint64_t armed = e->armed;
-
-    if (!armed || deadline < armed) {
-        struct itimerspec at = {.it_value = {(time_t)(deadline / SECOND), (long)(deadline % SECOND)}};
-        if (!deadline)
-            at.it_value.tv_nsec = 1;
-        e->armed = deadline ? deadline : 1;
-        timerfd_settime(e->run_timer, TFD_TIMER_ABSTIME, &at, NULL);
-    }
-}
-
-/* Run until an exception is taken to EL2, a kick, or `deadline` (0: none). The library's result, or -1 without a run:
- * there is a kick, or the deadline may have passed, look again. */
-int element_run(struct element *e, uint64_t deadline)
-{
-    int code;
-
-    if (deadline)
-        element_stop_at(e, deadline);
-    e->taken = NOTHING_TAKEN;
-    e->state = RUNNING;
-    if (e->kicked || e->expired) {
-        e->state = IDLE;
-        e->expired = 0;
-        return -1;
-    }
-    code = e->start(e->uc, *e->pc, 0, 0, 0);
-    e->state = IDLE;
-    return code;
-}
-
-/* Block until a kick, which is consumed (1), or until `deadline` (0: none) has passed (0). */
-int element_wait(struct element *e, uint64_t deadline)
-{
-    struct pollfd fd = {.fd = e->waiter, .events = POLLIN};
-
-    e->state = WAITING;
-    while (!e->kicked) {
-        struct timespec left, *limit = NULL;
-        if (deadline) {
-            uint64_t at = now();
-            if (at >= deadline) {
-                e->state = IDLE;
-                return 0;
-            }
-            left = (struct timespec){(time_t)((deadline - at) / SECOND), (long)((deadline - at) % SECOND)};
-            limit = &left;
-        }
-        if (ppoll(&fd, 1, limit, NULL) > 0)
-            drain(e->waiter);
-    }
-    e->state = IDLE;
-    return element_take_kick(e);
-}
 
 /* UC_HOOK_INTR. */
 void element_exception(void *uc, uint32_t number, void *opaque)

@@ -6,41 +6,28 @@ It is built when the package is installed; from a source tree, by ``python setup
 from __future__ import annotations
 
 import ctypes
-import os
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from machine.cpu import CpuError
 
-_P, _U64, _I = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int
+_P, _U64 = ctypes.c_void_p, ctypes.c_uint64
 NOTHING_TAKEN: Final = -1
 
 
-class Native(ctypes.Structure):
-    """``struct element`` of native.c: what it needs of the library, the exception that ended a run, its stopper."""
+class ExceptionHook(ctypes.Structure):
+    """``struct element`` of native.c: the user data of the exception hook. ``taken`` is what ended a run, or -1."""
 
     _fields_ = (
-        ("uc", _P),
         ("cpu", _P),
-        ("start", _P),
         ("stop", _P),
         ("enter_el1", _P),
         ("target_el", _P),
-        ("pc", _P),
         ("entered_at_el1", _U64),
         ("taken", ctypes.c_int64),
-        ("state", ctypes.c_uint32),
-        ("kicked", ctypes.c_uint32),
-        ("expired", ctypes.c_uint32),
-        ("closing", ctypes.c_uint32),
-        ("armed", _U64),
-        ("run_timer", _I),
-        ("wake", _I),
-        ("waiter", _I),
-        ("thread", ctypes.c_ulong),
     )
+    taken: int
 
 
 class TlbLayout(ctypes.Structure):
@@ -60,41 +47,29 @@ class TlbLayout(ctypes.Structure):
     )
 
 
-def _load() -> tuple[ctypes.CDLL, ctypes.PyDLL]:
+def _load() -> ctypes.PyDLL:
     path = Path(__file__).with_name("_native" + str(sysconfig.get_config_var("EXT_SUFFIX")))
     if not path.exists():
         raise CpuError(f"{path} is missing: install the package with pip, or run `python setup.py build_ext --inplace'")
     try:
-        return ctypes.CDLL(str(path)), ctypes.PyDLL(str(path))
+        return ctypes.PyDLL(str(path))
     except OSError as error:
         raise CpuError(f"cannot load {path}: {error}") from None
 
 
 class NativeLibrary:
-    """The functions of native.c. ``run`` and ``wait`` let other Python threads run meanwhile; the rest is short."""
+    """The functions of native.c; CpuError when it was not built."""
 
     def __init__(self) -> None:
-        long, short = _load()
-        self.open = self._bind(short, "element_open", _I, _P)
-        self.close = self._bind(long, "element_close", None, _P)
-        self.kick = self._bind(short, "element_kick", None, _P)
-        self.take_kick = self._bind(short, "element_take_kick", _I, _P)
-        self.stop_at = self._bind(short, "element_stop_at", None, _P, _U64)
-        self.run = self._bind(long, "element_run", _I, _P, _U64)
-        self.wait = self._bind(long, "element_wait", _I, _P, _U64)
-        self.use_tlb = self._bind(short, "element_use_tlb", _I, _P, _P)
-        #: Address of the UC_HOOK_INTR callback; its user data is a :class:`Native`.
-        self.exception = ctypes.cast(short.element_exception, _P).value
+        library = _load()
+        library.element_use_tlb.argtypes = (_P, _P)
+        self._use_tlb = library.element_use_tlb
+        address = ctypes.cast(library.element_exception, _P).value
+        assert address is not None
+        #: Address of the UC_HOOK_INTR callback; its user data is an :class:`ExceptionHook`.
+        self.exception_hook = address
 
-    @staticmethod
-    def _bind(dll: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-        function = dll[name]
-        function.restype = result
-        function.argtypes = arguments
-        return function
-
-
-def check(code: int) -> None:
-    """CpuError for the errno that ``element_open`` answered."""
-    if code:
-        raise CpuError(f"cannot start a processing element: {os.strerror(code)}")
+    def use_tlb(self, layout: TlbLayout, in_library: int) -> None:
+        """Replace the library's marking of translated pages; ``in_library`` is the address of one of its functions."""
+        if self._use_tlb(ctypes.byref(layout), in_library):
+            raise CpuError("unicorn: tlb_reset_dirty_by_vaddr_aarch64 cannot be replaced")

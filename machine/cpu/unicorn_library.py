@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from machine.cpu import CpuError
+from machine.cpu.native import NativeLibrary, TlbLayout
 
 VERSION: Final = "2.1.4"
 BUILD_ID: Final = "44285d3e80527122e9e361928189385906ec813e"
@@ -77,6 +78,21 @@ class Layout:
 
 
 LAYOUT: Final = Layout()
+
+#: The TLB, read off tlb_reset_dirty_by_vaddr_aarch64 of this build. An entry is left alone when its write address has
+#: TLB_INVALID, TLB_MMIO, TLB_DISCARD_WRITE or TLB_NOTDIRTY; the last is what the function sets.
+TLB: Final = TlbLayout(
+    cpu_env=LAYOUT.cpu_env_ptr,
+    env_fast=-0xD0,
+    env_victims=-0x2138,
+    victim_stride=0x2B8,
+    modes=12,
+    victims=8,
+    entry_size_log2=6,
+    addr_write=8,
+    clean_flags=0x390,
+    not_dirty=0x100,
+)
 
 
 class RegInfo(ctypes.Structure):
@@ -166,6 +182,7 @@ class Library:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.native = NativeLibrary()
         self._short = ctypes.PyDLL(path)
         self._long = ctypes.CDLL(path)
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -206,11 +223,14 @@ class Library:
             self.check(code, f"uc_ctl {control}")
         return handle.value
 
-    def hook_exceptions(self, handle: int, hook: Any) -> None:
-        """Have ``hook`` (an EXCEPTION_HOOK, kept alive by the caller) called for every exception the guest takes."""
+    def hook_exceptions(self, handle: int, hook: Any, opaque: int = 0) -> None:
+        """Have ``hook`` (an EXCEPTION_HOOK, kept alive by the caller) called for every exception the guest takes.
+
+        The hook's arguments are the uc_engine, the exception's number and ``opaque``.
+        """
         identifier = ctypes.c_size_t()
         code = self._uc_hook_add(
-            ctypes.c_void_p(handle), ctypes.byref(identifier), ctypes.c_int(_HOOK_INTR), hook, ctypes.c_void_p(0),
+            ctypes.c_void_p(handle), ctypes.byref(identifier), ctypes.c_int(_HOOK_INTR), hook, ctypes.c_void_p(opaque),
             ctypes.c_uint64(1), ctypes.c_uint64(0),
         )
         self.check(code, "uc_hook_add")
@@ -299,6 +319,9 @@ def load() -> Library:
     library = Library(path)
     check_version(library.uc_version(None, None))
     verify(library, LAYOUT)
+    address = ctypes.cast(library.uc_open, _P).value  # type: ignore[arg-type]
+    assert address is not None
+    library.native.use_tlb(TLB, address)
     return library
 
 
@@ -350,6 +373,14 @@ def _probe(library: Library, layout: Layout, uc: int) -> None:
     env = cpu + layout.cpu_env
     _expect(_peek_u64(cpu + layout.cpu_env_ptr) == env, "cpu.env")
     _expect(_peek_u64(env + layout.env_uc) == uc, "env.uc")
+    for mode in range(TLB.modes):
+        # A mode's table has a power of two of entries, each of them empty: all ones.
+        mask, table = struct.unpack("<QQ", peek(env + TLB.env_fast + 16 * mode, 16))
+        entries = (mask >> TLB.entry_size_log2) + 1
+        _expect(mask & 63 == 0 and entries & entries - 1 == 0 and entries <= 1 << 22, "env.tlb.fast")
+        _expect(peek(table + (entries - 1 << TLB.entry_size_log2), 24) == b"\xff" * 24, "env.tlb.table")
+        victim = env + TLB.env_victims + TLB.victim_stride * mode
+        _expect(peek(victim + (TLB.victims - 1 << TLB.entry_size_log2), 24) == b"\xff" * 24, "env.tlb.victims")
     _expect(_peek_u64(cpu + layout.cpu_id_aa64mmfr0) == 0x1124, "cpu.id_aa64mmfr0")
     _expect(_peek_u64(cpu + layout.cpu_id_aa64pfr0) == 0x2222, "cpu.id_aa64pfr0")
     # The fields that follow the feature bits belong to PMSA, which this core has not.

@@ -27,6 +27,8 @@ _NEW = int(RealmState.NEW)
 _PAGE_LEAF = rtt.LEAF_ATTRIBUTES | rtt.PAGE_BIT
 _MAP_FLAGS = ProtMapFlags.defined_mask()
 _ZERO_PAGE = bytes(4096)
+#: Granules that one RTT_DATA_MAP zeroes, unless its one block is larger: every other command waits meanwhile.
+_GRANULES_AT_ONCE = 1 << 14
 
 
 @command("RMI_RTT_DATA_MAP_INIT")
@@ -107,8 +109,9 @@ def rtt_data_map(rmm: Monitor, rd: int, base: int, top: int, flags: int, oaddr: 
     at, index, _ = rtt.find(rmm.memory, realm, base, level)
     if at != level:
         return error_rtt(at)
-    end = min((index | (rtt.ENTRIES - 1)) + 1, index + ((top - base) >> shift))
     granules = 1 << (shift - 12)
+    blocks_at_once = max(_GRANULES_AT_ONCE // granules, 1)
+    end = min((index | (rtt.ENTRIES - 1)) + 1, index + min((top - base) >> shift, blocks_at_once))
     table = rmm.granules
     used: set[int] = set()
     refused = 0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .terminal import Terminal
-from .xl_host import XlHost
+from .xl_host import ROOT, XlHost
 
 _HERE = Path(__file__).parent
 
@@ -58,3 +62,16 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
             return stack.enter_context(closing(Terminal(host, *arguments)))
 
         yield opened
+
+
+@pytest.fixture(scope="session")
+def linux() -> str:
+    """The configuration that examples/linux/fetch.py writes; on CI a guest that cannot be had is a failure."""
+    fetched = subprocess.run(
+        [sys.executable, str(ROOT / "examples/linux/fetch.py")], capture_output=True, text=True, timeout=900
+    )
+    if fetched.returncode == 0:
+        return fetched.stdout.splitlines()[-1]
+    if os.environ.get("CI") == "true" or shutil.which("apt-get"):
+        pytest.fail(f"the Linux guest could not be fetched: {fetched.stderr}")
+    pytest.skip(f"no Linux guest: {fetched.stderr.strip()}")

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .terminal import Terminal
-from .xl_host import ROOT, XlHost, until
+from .xl_host import XlHost, until
 
 pytestmark = pytest.mark.linux
 MARKER = "REALM-SHELL-READY"
 PROMPT = "realm:/root# "
-
-
-@pytest.fixture(scope="module")
-def linux() -> str:
-    """The configuration that examples/linux/fetch.py writes; on CI a guest that cannot be had is a failure."""
-    fetched = subprocess.run(
-        [sys.executable, str(ROOT / "examples/linux/fetch.py")], capture_output=True, text=True, timeout=900
-    )
-    if fetched.returncode == 0:
-        return fetched.stdout.splitlines()[-1]
-    if os.environ.get("CI") == "true" or shutil.which("apt-get"):
-        pytest.fail(f"the Linux guest could not be fetched: {fetched.stderr}")
-    pytest.skip(f"no Linux guest: {fetched.stderr.strip()}")
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ class PlainBoard:
         return [text for _, text in self.lines]
 
     def run(self, turns: int = 2000) -> None:
-        """Run the vCPUs in turn, each until its next exit, until the guest has shut down or all of them wait for ever."""
+        """Run the vCPUs in turn, each until its next exit, until the guest has shut down or all wait for ever."""
         vcpus = self.plain.vcpus
         for _ in range(turns):
             if self.guest.is_shutting_down:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from plain_board import DATA, RAM, PlainBoard, a
 
 from hypervisor.arm.guest_memory import GuestFault, GuestMemory
-
-from plain_board import DATA, RAM, PlainBoard, a  # isort: skip
 
 #: Tables for stage 1.
 TABLES = RAM + 0x30_0000
@@ -32,7 +31,8 @@ class Mapped(PlainBoard):
         self.root = self.take()
         self.cpu.set_sysreg("MAIR_EL1", 0xFF)
         size = 64 - width
-        tcr = size | size << 16 | tg0 << 14 | tg1 << 30 | 5 << 32 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 24 | 1 << 26 | 3 << 28
+        cacheable = 3 << 12 | 1 << 10 | 1 << 8
+        tcr = size | size << 16 | tg0 << 14 | tg1 << 30 | 5 << 32 | cacheable | cacheable << 16
         self.cpu.set_sysreg("TCR_EL1", tcr)
         self.cpu.set_sysreg("TTBR0_EL1", self.root)
         self.cpu.set_sysreg("TTBR1_EL1", self.root | 0x55 << 48)

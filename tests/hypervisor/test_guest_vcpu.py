@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from plain_board import DATA, DEVICE, EL1_SYNC, POWER_OFF, RAM, SECOND_CPU, SYSTEM_OFF, VECTORS, PlainBoard, a
 
 from hypervisor.arm.cca.ports import ShutdownReason, VcpuState
 from machine import clock
 from machine.cpu import CpuExit, ExitKind
-
-from plain_board import (
-    DATA, DEVICE, EL1_SYNC, POWER_OFF, RAM, SECOND_CPU, SYSTEM_OFF, VECTORS, PlainBoard, a,
-)  # fmt: skip  # isort: skip
 
 UNDEFINED = 1 << 25
 DATA_ABORT = 0x25 << 26 | 1 << 25 | 0x10
@@ -88,7 +85,6 @@ def test_a_sign_extending_load_fills_the_register_that_it_names(box: PlainBoard)
 def test_an_access_that_nobody_emulates_is_an_external_abort_for_the_guest(
     box: PlainBoard, address: int, access: int, written: int
 ) -> None:
-    box.put(RAM, a.mov(9, VECTORS), a.msr("VBAR_EL1", 9), a.ISB)
     start = 4 * (len(a.mov(9, VECTORS)) + 2 + len(a.mov(1, address)))
     box.program(a.mov(1, address), access)
     box.run()
@@ -173,7 +169,8 @@ def test_a_second_vcpu_starts_where_cpu_on_says_with_registers_of_its_own(two: P
         SECOND_CPU, a.mov(1, DATA), a.str_(0, 1), a.mrs(2, "MPIDR_EL1"), a.str_(2, 1, 8), a.mrs(2, "SCTLR_EL1"),
         a.str_(2, 1, 16), a.mov(2, 1), a.str_(2, 1, 24), a.mov(0, 0x8400_0002), a.hvc(),
     )  # fmt: skip
-    two.program(a.mov(7, 0x77), _cpu_on(SECOND_CPU, 0xC0DE), a.add(5, 0, 0), a.mov(1, DATA), a.ldr(2, 1, 24), a.cbz(2, -1))
+    wait = [*a.mov(1, DATA), a.ldr(2, 1, 24), a.cbz(2, -1)]
+    two.program(a.mov(7, 0x77), _cpu_on(SECOND_CPU, 0xC0DE), a.add(5, 0, 0), wait)
     two.run()
     assert [two.word(DATA + offset) for offset in (0, 8, 16)] == [0xC0DE, 0x8000_0001, 0x00C5_0078]
     assert two.cpu.gpr(5) == 0

@@ -6,13 +6,12 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from plain_board import DATA, RAM, SIZE, PlainBoard, a
 
 from hypervisor.arm.cca.ports import Level, ShutdownReason, VcpuState
 from hypervisor.arm.event_channels import Port
 from hypervisor.arm.physmap import MAX_GRANT_FRAMES
 from machine import clock
-
-from plain_board import DATA, RAM, SIZE, PlainBoard, a  # isort: skip
 
 MEMORY_OP, XEN_VERSION, CONSOLE_IO, GRANT_TABLE_OP, VCPU_OP, SCHED_OP, EVENT_CHANNEL_OP, PHYSDEV_OP, HVM_OP = (
     12, 17, 18, 20, 24, 29, 32, 33, 34,

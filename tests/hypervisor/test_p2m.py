@@ -9,7 +9,7 @@ import pytest
 from hypervisor.arm.p2m import BLOCK_SIZE, VTCR, P2m
 from hypervisor.pages import PageAllocator
 from machine.cpu.stage2 import FSC_TRANSLATION, fault_status
-from machine.memory import DRAM_BASE, GRANULE_SIZE, PhysicalMemory
+from machine.memory import DRAM_BASE, GRANULE_SIZE, NonSecureView, PhysicalMemory
 
 RAM = 0x4000_0000
 #: A physical address on a 2 MiB boundary that the allocator does not hand out first.
@@ -21,15 +21,11 @@ class Tables:
 
     def __init__(self) -> None:
         self.memory = PhysicalMemory.create(16 << 20)
-        self.pages = PageAllocator(self.memory_view())
+        view = NonSecureView(self.memory)
+        self.pages = PageAllocator(view)
         self.flushes = 0
         self.free_at_first = self.pages.free_pages
-        self.p2m = P2m(self.memory_view(), self.pages, self.flush)
-
-    def memory_view(self):
-        from machine.memory import NonSecureView
-
-        return NonSecureView(self.memory)
+        self.p2m = P2m(view, self.pages, self.flush)
 
     def flush(self) -> None:
         self.flushes += 1

@@ -16,7 +16,6 @@ from realm_box import CODE, DATA, PAGE, VECTORS, RealmBox
 
 from machine.cpu import CONTEXT_SIZE, ExitKind, Regime
 from machine.cpu.unicorn_core import writes_back
-from machine.cpu.unicorn_library import load
 from machine.ich import ICH_HCR, ICH_VMCR, make_lr
 
 EL1_SYNC, EL1_IRQ = VECTORS + 0x200, VECTORS + 0x280
@@ -138,24 +137,6 @@ def test_a_stop_request_that_the_library_forgets_is_repeated(box: RealmBox, monk
     before = time.monotonic()
     assert box.run().kind is ExitKind.IRQ
     assert time.monotonic() - before < 5
-
-
-def test_what_a_signal_handler_raises_during_a_guests_exception_ends_the_run() -> None:
-    """The library would go on without the exception that the guest has taken."""
-    library = load()
-    enter = library.arm_cpu_do_interrupt_aarch64
-
-    def interrupted(cpu: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "arm_cpu_do_interrupt_aarch64", interrupted)
-        box = RealmBox()
-    with box:
-        box.put(CODE, a.svc(), a.b())
-        with pytest.raises(KeyboardInterrupt):
-            box.run()
-    assert library.arm_cpu_do_interrupt_aarch64 is enter
 
 
 def test_code_that_the_host_replaced_runs_after_invalidation(box: RealmBox) -> None:

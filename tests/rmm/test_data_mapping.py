@@ -246,3 +246,16 @@ def test_removing_a_translation_changes_the_generation_and_adding_one_does_not(h
     assert realm.generation == before, "an EMPTY page was never reachable"
     host.ok("RTT_DATA_UNMAP", rd, 0, PAGE, SINGLE, 0)
     assert realm.generation == before + 1
+
+
+def test_a_call_maps_a_bounded_amount_of_memory_and_says_how_far_it_came() -> None:
+    """Zeroing a table's worth of blocks would keep every other command out for long."""
+    host = Host(dram=96 << 20)
+    rd = host.realm()
+    host.tables(rd, to=2)
+    mib2, count = 1 << 21, 40
+    block = host.delegated(count * 512, align=512)
+    descriptor = int(AddrRangeDesc.of(block, count, BlockSize.L2))
+    assert host.ok("RTT_DATA_MAP", rd, 0, count * mib2, SINGLE, descriptor)[1] == 64 << 20
+    rest = int(AddrRangeDesc.of(block + (64 << 20), count - 32, BlockSize.L2))
+    assert host.ok("RTT_DATA_MAP", rd, 64 << 20, count * mib2, SINGLE, rest)[1] == count * mib2
