@@ -70,6 +70,12 @@ _EOI_OR_HW: Final = LR.EOI | LR.HW
 _ALL_TRAP_BITS: Final = ICH_HCR.TC | ICH_HCR.TALL0 | ICH_HCR.TALL1 | ICH_HCR.TDIR
 
 
+#: Bits of :meth:`IchRegisters.signals`.
+VIRQ: Final = 1
+VFIQ: Final = 2
+MAINTENANCE: Final = 4
+
+
 class IchRegisters:
     """The virtual interface control registers of one processing element, and the interface they describe.
 
@@ -78,7 +84,7 @@ class IchRegisters:
     """
 
     __slots__ = ("_best", "_eisr", "_elrsr", "_misr", "_readers", "_seen_ap", "_seen_hcr", "_seen_lr", "_seen_vmcr",
-                 "_signal", "_traps", "_traps_hcr", "_writers", "ap0r0", "ap1r0", "hcr", "lr", "vmcr")
+                 "_signal", "_signals", "_traps", "_traps_hcr", "_writers", "ap0r0", "ap1r0", "hcr", "lr", "vmcr")
 
     def __init__(self) -> None:
         self._readers: dict[str, Callable[[], int]] = {
@@ -122,11 +128,17 @@ class IchRegisters:
         self._seen_hcr = self._seen_vmcr = self._seen_ap = -1
         self._best = -1
         self._signal = -1
+        self._signals = 0
         self._misr = self._eisr = self._elrsr = 0
         self._traps: frozenset[str] = frozenset()
         self._traps_hcr = 0
 
     # What the element and EL2 ask.
+
+    def signals(self) -> int:
+        """Everything that the interface asserts now: VIRQ 1, VFIQ 2, MAINTENANCE 4."""
+        self._evaluate()
+        return self._signals
 
     def virq_pending(self) -> bool:
         """True while the interface asserts a virtual IRQ (a group 1 interrupt that EL1 could acknowledge now)."""
@@ -141,7 +153,7 @@ class IchRegisters:
     def maintenance_pending(self) -> bool:
         """True while the maintenance interrupt is asserted: ICH_HCR_EL2.En and any bit of ICH_MISR_EL2."""
         self._evaluate()
-        return self._misr != 0 and self.hcr & 1 != 0
+        return self._signals & MAINTENANCE != 0
 
     @property
     def vtr(self) -> int:
@@ -248,6 +260,7 @@ class IchRegisters:
             active = self.ap0r0 | self.ap1r0
             if not active or best_priority & self._group_mask(group) < ((active & -active).bit_length() - 1) << 3:
                 self._signal = group
+        self._signals = (MAINTENANCE if misr and hcr & 1 else 0) | (0 if self._signal < 0 else 2 - self._signal)
 
     def _group_mask(self, group: int) -> int:
         """The bits of a priority that decide preemption in ``group`` (the binary point registers)."""

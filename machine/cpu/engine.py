@@ -38,7 +38,7 @@ from machine.cpu.stopper import Stopper
 from machine.cpu.sysregs import encoding
 from machine.cpu.unicorn_core import SCR_BASE, STATE_SIZE, Core
 from machine.generic_timer import ENABLE, IMASK, ISTATUS, istatus, level
-from machine.ich import ALWAYS_TRAPPED, ICC_REGISTERS, IccRegister, IchRegisters
+from machine.ich import ALWAYS_TRAPPED, ICC_REGISTERS, MAINTENANCE, VFIQ, VIRQ, IccRegister, IchRegisters
 from machine.memory import PhysicalMemory
 
 _MASK64: Final = (1 << 64) - 1
@@ -95,6 +95,8 @@ class Engine(Core):
         self._regime: Regime | None = None
         #: HCR_EL2.{VI,VF} as last given to the library.
         self._lines = 0
+        #: The same as bits of :meth:`machine.ich.IchRegisters.signals`.
+        self._signalled = 0
         #: Timer levels that EL2 knows of: bit 0 physical, bit 1 virtual.
         self._told = 0
         self._deadline: int | None = None
@@ -211,9 +213,10 @@ class Engine(Core):
         ich = self.ich
         if ich.hcr & _ICH_TRAP_BITS != self._ich_trap_bits:
             self._set_traps(regime)
-        pending = ich.maintenance_pending()
-        self._maintenance = pending and not self._maintenance_owed
-        self._update_lines()
+        signals = ich.signals()
+        self._maintenance = signals & MAINTENANCE != 0 and not self._maintenance_owed
+        if signals & (VIRQ | VFIQ) != self._signalled:
+            self._signal_lines(signals)
         hook = self._hook
         hook.taken = NOTHING_TAKEN
         stopper, pc, uc, emulate = self._stopper, self._pc, self._uc, self._lib.uc_emu_start
@@ -224,7 +227,7 @@ class Engine(Core):
             if (
                 levels != self._told
                 or (deadline is not None and now >= deadline)
-                or (not self._maintenance and ich.maintenance_pending())
+                or (not self._maintenance and ich.signals() & MAINTENANCE)
                 or stopper.take_kick()
             ):
                 self._told = levels
@@ -241,7 +244,7 @@ class Engine(Core):
             if hook.taken != NOTHING_TAKEN:
                 exit_ = self._synchronous_exit(regime)
                 if exit_ is not None:
-                    self._maintenance_owed = not self._maintenance and ich.maintenance_pending()
+                    self._maintenance_owed = not self._maintenance and ich.signals() & MAINTENANCE != 0
                     return exit_
             elif code:
                 return self._bus_error(code)
@@ -324,16 +327,20 @@ class Engine(Core):
 
     def _update_lines(self) -> None:
         """Make HCR_EL2.{VI,VF} equal to the ICH registers' signals; stop for a new maintenance interrupt."""
-        ich = self.ich
-        lines = (_HCR_VI if ich.virq_pending() else 0) | (_HCR_VF if ich.vfiq_pending() else 0)
-        if lines != self._lines:
-            self._lines = lines
-            words, at = self._words, self._hcr_at
-            words[at] = words[at] & ~(_HCR_VI | _HCR_VF) | lines
-            self._lib.arm_cpu_update_virq_aarch64(self._cpu)
-            self._lib.arm_cpu_update_vfiq_aarch64(self._cpu)
-        if not self._maintenance and ich.maintenance_pending():
+        signals = self.ich.signals()
+        if signals & (VIRQ | VFIQ) != self._signalled:
+            self._signal_lines(signals)
+        if not self._maintenance and signals & MAINTENANCE:
             self._lib.uc_emu_stop(self._uc)
+
+    def _signal_lines(self, signals: int) -> None:
+        """Give HCR_EL2.{VI,VF} the value of VIRQ and VFIQ."""
+        self._signalled = signals & (VIRQ | VFIQ)
+        self._lines = (_HCR_VI if signals & VIRQ else 0) | (_HCR_VF if signals & VFIQ else 0)
+        words, at = self._words, self._hcr_at
+        words[at] = words[at] & ~(_HCR_VI | _HCR_VF) | self._lines
+        self._lib.arm_cpu_update_virq_aarch64(self._cpu)
+        self._lib.arm_cpu_update_vfiq_aarch64(self._cpu)
 
     # The timers.
 
