@@ -60,8 +60,7 @@ def test_a_daemon_that_cannot_start_is_quoted(bare_host: XlHost) -> None:
     (bare_host.runtime / "hypervisord.lock").mkdir()
     done = bare_host.xl("list")
     assert done.returncode == 1
-    assert done.stderr.startswith("xl: cannot start hypervisord: ") and done.stderr.count("\n") == 1
-    assert "hypervisord.lock" in done.stderr
+    assert done.stderr == f"xl: cannot start hypervisord: {bare_host.runtime}/hypervisord.lock: Is a directory\n"
     assert bare_host.processes() == {}
 
 

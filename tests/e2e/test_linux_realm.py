@@ -61,3 +61,18 @@ def test_the_console_of_a_realm_without_a_client_is_logged_and_kept_when_it_is_g
     until(lambda: log.exists() and b"Booting Linux" in log.read_bytes(), "the kernel prints", 60)
     assert host.xl("destroy", "linux").returncode == 0
     assert b"Booting Linux" in log.read_bytes()
+
+
+def test_the_kernel_runs_on_two_vcpus_and_parallel_work_comes_out_right(
+    host: XlHost, config: str, terminal: Callable[..., Terminal]
+) -> None:
+    xl = terminal(host, "create", "-c", config, "vcpus=2")
+    xl.expect(PROMPT, seconds=180)
+    xl.type("echo cpus $(nproc); for i in 1 2 3 4 5 6; do md5sum /bin/busybox & done | sort -u | wc -l\r")
+    xl.expect("cpus 2", seconds=60)
+    xl.expect("\n1\r", seconds=120)
+    xl.type("for i in $(seq 30); do (echo $i | cat | cat) & done | sort -n | tail -1; echo done\r")
+    xl.expect("\n30\r", seconds=120)
+    assert [vcpu.online for vcpu in host.vcpus("linux")] == [True, True]
+    assert all(vcpu.cpu_time_ns > 10**9 for vcpu in host.vcpus("linux"))
+    assert host.xl("destroy", "linux").returncode == 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hypervisor.rpc.client import Client
-from hypervisor.rpc.messages import DomainInfo, DomainList, DomainRef, Nothing, Physinfo
+from hypervisor.rpc.messages import DomainInfo, DomainList, DomainRef, Nothing, Physinfo, VcpuInfo, VcpuList
 from machine.board import Board
 from machine.memory import PhysicalMemory
 from rmm.sro import find
@@ -133,6 +133,13 @@ class XlHost:
     def domain(self, name: str) -> DomainInfo | None:
         """The domain of that name."""
         return next((domain for domain in self.domains() if domain.name == name), None)
+
+    def vcpus(self, name: str) -> list[VcpuInfo]:
+        """The vCPUs of the domain of that name."""
+        domain = self.domain(name)
+        assert domain is not None, f"no domain {name}"
+        with self.client() as client:
+            return client.call("domain_vcpus", DomainRef(domid=domain.domid), VcpuList).vcpus
 
     def log(self) -> str:
         """The daemon's log, for the message of a failing test."""

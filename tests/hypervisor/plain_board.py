@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
+
+import guest_asm as a
 
 from hypervisor.arm.cca.ports import Extent, Level, ShutdownReason, VcpuContext, VcpuState
 from hypervisor.arm.mmio import MmioMap
@@ -16,9 +16,6 @@ from machine import clock
 from machine.board import Board
 from machine.cpu.engine import Engine
 from machine.memory import PhysicalMemory
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "machine"))
-import guest_asm as a
 
 RAM = 0x4000_0000
 SIZE = 4 << 20

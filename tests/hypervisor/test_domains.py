@@ -33,6 +33,7 @@ class ListeningProcess:
         on_death: Callable[[int], None],
     ) -> None:
         self.on_message = on_message
+        self.on_console = on_console
         self.on_death = on_death
         self.pid = 4711
         self.alive = True
@@ -270,6 +271,30 @@ def test_a_console_that_cannot_be_opened_does_not_keep_the_domain(table: DomainT
         path.symlink_to("/nonexistent")  # refused by O_NOFOLLOW
         await table.destroy(1)
         assert table.all() == []
+
+    asyncio.run(life())
+
+
+def test_a_console_that_rings_all_the_time_is_looked_at_once_an_interval(
+    table: DomainTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def life() -> None:
+        domain = await table.create(_request())
+        process = _process(table, 1)
+        looks = 0
+
+        def arm() -> None:
+            nonlocal looks
+            looks += 1
+
+        monkeypatch.setattr(domain.runstate, "arm_doorbell", arm)
+        for _ in range(100):
+            process.on_console()
+        await asyncio.sleep(3 * domains.CONSOLE_INTERVAL)
+        assert looks == 1
+        process.on_console()
+        await asyncio.sleep(3 * domains.CONSOLE_INTERVAL)
+        assert looks == 2
 
     asyncio.run(life())
 

@@ -145,6 +145,17 @@ def test_the_top_byte_is_ignored_when_the_guest_says_so(box: Mapped) -> None:
     assert box.memory.read(0x5A << 56 | 0x10_0000, 1) == b"\0"
 
 
+def test_code_that_the_hypervisor_overwrites_is_executed_as_it_is_now(box: Mapped) -> None:
+    regime = box.plain.vcpus[0].regime
+    box.put(DATA, a.mov(1, 1), a.hvc(1))
+    box.cpu.pc = DATA
+    box.cpu.run(regime)
+    box.memory.write(DATA, a.code(a.mov(1, 2)))
+    box.cpu.pc = DATA
+    box.cpu.run(regime)
+    assert box.cpu.gpr(1) == 2
+
+
 def test_with_the_mmu_off_addresses_are_physical(box: Mapped) -> None:
     box.write(DATA, b"x")
     assert box.memory.read(DATA, 1) == b"x"

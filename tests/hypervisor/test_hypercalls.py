@@ -170,6 +170,13 @@ def test_a_host_without_pages_says_so(guest: Caller) -> None:
     assert guest.add_to_physmap(1, 5, GRANTS) == -12
 
 
+def test_a_guest_cannot_spend_the_hosts_memory_on_tables(guest: Caller) -> None:
+    answers = {guest.add_to_physmap(0, 0, PAGE + number * (1 << 30)) for number in range(600)}
+    assert answers == {0, -12}
+    assert len(guest.plain.p2m.tables) == 2 * 256 + 4 * 2
+    assert guest.plain.p2m.translate(RAM) is not None
+
+
 # grant_table_op
 
 

@@ -25,7 +25,7 @@ class Tables:
         self.pages = PageAllocator(view)
         self.flushes = 0
         self.free_at_first = self.pages.free_pages
-        self.p2m = P2m(view, self.pages, self.flush)
+        self.p2m = P2m(view, self.pages, self.flush, max_tables=8)
 
     def flush(self) -> None:
         self.flushes += 1
@@ -141,6 +141,14 @@ def test_without_pages_for_a_table_the_host_is_out_of_memory(tables: Tables) -> 
     tables.pages.alloc(tables.pages.free_pages)
     with pytest.raises(MemoryError):
         tables.p2m.map(RAM, PA, GRANULE_SIZE)
+
+
+def test_a_guest_has_a_limited_number_of_tables(tables: Tables) -> None:
+    with pytest.raises(MemoryError, match="8 tables are all"):
+        for number in range(8):
+            tables.p2m.map(RAM + number * BLOCK_SIZE, PA, GRANULE_SIZE)
+    assert len(tables.p2m.tables) == 8
+    assert tables.p2m.translate(RAM + 4 * BLOCK_SIZE) is not None
 
 
 def test_freed_tables_are_all_given_back(tables: Tables) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import struct
 
-import pytest
-
 from hypervisor.arm.cca.ports import ShutdownReason, VcpuState
 from hypervisor.arm.cca.rec_loop import bind_vcpus
 from hypervisor.arm.cca.relinquish import relinquish
 from machine.board import Board
-
-engine = pytest.importorskip("machine.cpu.engine")
+from machine.cpu import engine
 
 # fmt: off
 CODE = (
