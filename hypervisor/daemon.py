@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 import uvloop
@@ -67,7 +68,8 @@ class Daemon:
         try:
             memory = PhysicalMemory.create(memory_size)
         except (OSError, ValueError) as error:
-            raise StartError(f"cannot create {memory_size >> 20} MiB of physical memory: {error}") from None
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise StartError(f"cannot create {memory_size >> 20} MiB of physical memory: {why}") from None
         self.board = Board(memory)
         self.board.load_firmware(FIRMWARE)
         self.pages = PageAllocator(self.board.ns)
@@ -265,9 +267,16 @@ def main(memory: str | None, config: Path, ready_fd: int | None) -> None:
         lock = take_lock(endpoint.lock_path())
         uvloop.run(serve(size, kconfig.load(config), ready_fd))
         os.close(lock)
-    except (StartError, endpoint.EndpointError, kconfig.KconfigError, OSError) as error:
-        print(f"hypervisord: {error}", file=sys.stderr)
-        sys.exit(1)
+    except (StartError, endpoint.EndpointError, kconfig.KconfigError) as error:
+        _cannot_start(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _cannot_start(f"{where}{error.strerror or error}")
+
+
+def _cannot_start(why: str) -> NoReturn:
+    print(f"hypervisord: {why}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ class Domain:
     dying: bool = False
     gone: bool = False
     console_seen: int = 0
+    #: A look at the console is due within :data:`hypervisor.domains.CONSOLE_INTERVAL`.
+    console_look_due: bool = False
     stuck: bool = False
     shutdown_reason: ShutdownReason | None = None
     crash_reason: str = ""

@@ -163,7 +163,12 @@ class DomainProcess:
                 packet = b""
             if not packet:
                 os._exit(0)
-            self.mailbox.put(channel.decode_to_domain(packet))
+            try:
+                self.mailbox.put(channel.decode_to_domain(packet))
+            except channel.ChannelError as error:
+                # Such as after an update of the files below a running daemon.
+                self.send(channel.Failed(f"domain process and hypervisord do not fit together, restart it: {error}"))
+                os._exit(1)
 
     def _log(self, level: Level, text: str) -> None:
         if level is Level.GUEST_ERR:

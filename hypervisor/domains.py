@@ -318,7 +318,12 @@ class DomainTable:
 
     def _on_console(self, domain: Domain) -> None:
         self._wake_console(domain.domid)
-        asyncio.get_running_loop().call_later(CONSOLE_INTERVAL, self._arm_doorbell, domain)
+        self._look_again(domain)
+
+    def _look_again(self, domain: Domain) -> None:
+        if not domain.console_look_due:
+            domain.console_look_due = True
+            asyncio.get_running_loop().call_later(CONSOLE_INTERVAL, self._arm_doorbell, domain)
 
     def _wake_console(self, domid: int) -> None:
         event = self._console_events.pop(domid, None)
@@ -327,6 +332,7 @@ class DomainTable:
 
     def _arm_doorbell(self, domain: Domain) -> None:
         """Ask to be told of further output, and look whether some came while nobody asked."""
+        domain.console_look_due = False
         if domain.gone:
             return
         domain.runstate.arm_doorbell()
@@ -334,7 +340,7 @@ class DomainTable:
         if size != domain.console_seen:
             domain.console_seen = size
             self._wake_console(domain.domid)
-            asyncio.get_running_loop().call_later(CONSOLE_INTERVAL, self._arm_doorbell, domain)
+            self._look_again(domain)
 
     def _reader(self, domid: int) -> ConsoleReader | None:
         reader = self._consoles.get(domid)

@@ -42,6 +42,8 @@ class GuestMemory:
         done = 0
         for pa, length in self._pieces(va, len(data), write=True):
             self._ns.write(pa, data[done : done + length])
+            # The guest may execute what it had written there.
+            self._cpu.invalidate_code(pa, length)
             done += length
 
     def physical(self, gpa: int) -> int:

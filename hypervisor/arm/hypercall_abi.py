@@ -13,17 +13,21 @@ DOMID_SELF: Final = 0x7FF0
 
 
 class Hypercall(IntEnum):
-    """Hypercall numbers (X16)."""
+    """Hypercall numbers (X16); not all of them are implemented, but these have a name in the log."""
 
     MEMORY_OP = 12
+    MULTICALL = 13
     XEN_VERSION = 17
     CONSOLE_IO = 18
     GRANT_TABLE_OP = 20
+    VM_ASSIST = 21
     VCPU_OP = 24
     SCHED_OP = 29
     EVENT_CHANNEL_OP = 32
     PHYSDEV_OP = 33
     HVM_OP = 34
+    SYSCTL = 35
+    DOMCTL = 36
 
 
 class Errno(IntEnum):

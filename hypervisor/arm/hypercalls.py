@@ -14,21 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from hypervisor.arm import hypercall_abi as abi
 from hypervisor.arm.cca.ports import Level, Log, RealmGuest, ShutdownReason, VcpuState
-from hypervisor.arm.event_channels import (
-    NR_PORTS,
-    STATUS_CLOSED,
-    STATUS_IPI,
-    STATUS_UNBOUND,
-    STATUS_VIRQ,
-    VCPU_INFO_SIZE,
-    EventChannels,
-    Port,
-)
+from hypervisor.arm.event_channels import NR_PORTS, VCPU_INFO_SIZE, EventChannels
 from hypervisor.arm.guest_memory import GuestFault, GuestMemory
 from hypervisor.arm.hypercall_abi import (
-    DOMID_SELF,
     Errno,
-    EventOp,
     Feature,
     GrantOp,
     HvmOp,
@@ -40,6 +29,8 @@ from hypervisor.arm.hypercall_abi import (
     VcpuOp,
     VersionOp,
 )
+from hypervisor.arm.hypercall_error import HypercallError, check_domid, check_vcpu
+from hypervisor.arm.hypercall_events import EventOperations
 from hypervisor.arm.physmap import MAX_GRANT_FRAMES, Physmap
 from machine.clock import NS_PER_TICK
 from machine.memory import GRANULE_SIZE
@@ -55,21 +46,11 @@ CONSOLE_LIMIT: Final = 4096
 LINE_LIMIT: Final = 160
 #: Most ports that a SCHEDOP_poll may name.
 POLL_LIMIT: Final = 128
-#: Xen's log2 limit of virtual interrupts.
-NR_VIRQS: Final = 24
 _MEMORY_OP_MASK: Final = 0x3F
 _RUNNING: Final = 0
 _SHUTDOWN_REASONS: Final = {int(reason): reason for reason in ShutdownReason}
 
 Arguments = tuple[int, int, int, int, int]
-
-
-class HypercallError(Exception):
-    """Raised by a handler: the hypercall returns ``-errno``."""
-
-    def __init__(self, errno: Errno) -> None:
-        super().__init__(errno.name)
-        self.errno = errno
 
 
 class Hypercalls:
@@ -89,6 +70,7 @@ class Hypercalls:
         self._memory = memory
         self._physmap = physmap
         self._events = events
+        self._event_operations = EventOperations(guest, memory, events)
         self._log = log
         self._said: set[tuple[int, int]] = set()
         self._line = b""
@@ -130,22 +112,13 @@ class Hypercalls:
             self._log(Level.GUEST_INFO, text)
         return -Errno.ENOSYS
 
-    def _check_domid(self, domid: int) -> None:
-        if domid not in (DOMID_SELF, self._guest.domid):
-            raise HypercallError(Errno.ESRCH)
-
-    def _check_vcpu(self, number: int) -> int:
-        if number >= self._guest.max_vcpus:
-            raise HypercallError(Errno.EINVAL)
-        return number
-
     # memory_op
 
     def _memory_op(self, vcpu: GuestVcpu, arguments: Arguments) -> int:
         operation, pointer = arguments[0] & _MEMORY_OP_MASK, arguments[1]
         ram = sum(extent.size for extent in self._guest.ram) // GRANULE_SIZE
         if operation in (MemoryOp.CURRENT_RESERVATION, MemoryOp.MAXIMUM_RESERVATION):
-            self._check_domid(int.from_bytes(self._memory.read(pointer, 2), "little"))
+            check_domid(self._guest, int.from_bytes(self._memory.read(pointer, 2), "little"))
             return ram
         if operation == MemoryOp.MAXIMUM_RAM_PAGE:
             last = self._guest.ram[-1]
@@ -154,11 +127,11 @@ class Hypercalls:
             domid, _, space, index, gpfn = abi.ADD_TO_PHYSMAP.unpack(
                 self._memory.read(pointer, abi.ADD_TO_PHYSMAP.size)
             )
-            self._check_domid(domid)
+            check_domid(self._guest, domid)
             return self._add_to_physmap(space, index, gpfn)
         if operation == MemoryOp.REMOVE_FROM_PHYSMAP:
             domid, gpfn = abi.REMOVE_FROM_PHYSMAP.unpack(self._memory.read(pointer, abi.REMOVE_FROM_PHYSMAP.size))
-            self._check_domid(domid)
+            check_domid(self._guest, domid)
             if not self._physmap.remove(gpfn * GRANULE_SIZE):
                 raise HypercallError(Errno.EINVAL)
             return 0
@@ -240,12 +213,12 @@ class Hypercalls:
             return 0
         if operation == GrantOp.QUERY_SIZE:
             domid, *_ = abi.QUERY_SIZE.unpack(memory.read(pointer, abi.QUERY_SIZE.size))
-            self._check_domid(domid)
+            check_domid(self._guest, domid)
             memory.write(pointer, abi.QUERY_SIZE.pack(domid, len(physmap.grant_frames), MAX_GRANT_FRAMES, 0))
             return 0
         if operation == GrantOp.SETUP_TABLE:
             domid, frames, _, list_ = abi.SETUP_TABLE.unpack(memory.read(pointer, abi.SETUP_TABLE.size))
-            self._check_domid(domid)
+            check_domid(self._guest, domid)
             try:
                 physmap.grow_grant_table(frames)
             except ValueError:
@@ -265,7 +238,7 @@ class Hypercalls:
         if operation not in (HvmOp.SET_PARAM, HvmOp.GET_PARAM):
             return self._unknown(Hypercall.HVM_OP, operation)
         domid, pad, index, _ = abi.HVM_PARAM.unpack(self._memory.read(pointer, abi.HVM_PARAM.size))
-        self._check_domid(domid)
+        check_domid(self._guest, domid)
         if index not in set(HvmParam):
             raise HypercallError(Errno.EINVAL)
         if operation == HvmOp.SET_PARAM:
@@ -279,9 +252,9 @@ class Hypercalls:
     def _vcpu_op(self, vcpu: GuestVcpu, arguments: Arguments) -> int:
         operation, number, pointer = arguments[0] & 0xFFFF_FFFF, arguments[1] & 0xFFFF_FFFF, arguments[2]
         if operation == VcpuOp.IS_UP:
-            return int(vcpu.siblings[self._check_vcpu(number)].state is not VcpuState.DOWN)
+            return int(vcpu.siblings[check_vcpu(self._guest, number)].state is not VcpuState.DOWN)
         if operation == VcpuOp.REGISTER_VCPU_INFO:
-            self._check_vcpu(number)
+            check_vcpu(self._guest, number)
             gfn, offset, _ = abi.REGISTER_VCPU_INFO.unpack(self._memory.read(pointer, abi.REGISTER_VCPU_INFO.size))
             if offset % 8 or offset + VCPU_INFO_SIZE > GRANULE_SIZE:
                 raise HypercallError(Errno.EINVAL)
@@ -291,7 +264,7 @@ class Hypercalls:
             return 0
         if operation == VcpuOp.REGISTER_RUNSTATE_MEMORY_AREA:
             # Written once: the guest always runs, no time is stolen from it.
-            self._check_vcpu(number)
+            check_vcpu(self._guest, number)
             (area,) = abi.U64.unpack(self._memory.read(pointer, 8))
             self._memory.write(area, abi.RUNSTATE.pack(_RUNNING, vcpu.clock() * NS_PER_TICK, 0, 0, 0, 0))
             return 0
@@ -343,92 +316,5 @@ class Hypercalls:
 
     def _event_channel_op(self, vcpu: GuestVcpu, arguments: Arguments) -> int:
         operation, pointer = arguments[0] & 0xFFFF_FFFF, arguments[1]
-        handler = _EVENT_OPS.get(operation)
-        if handler is None:
-            return self._unknown(Hypercall.EVENT_CHANNEL_OP, operation)
-        return handler(self, pointer)
-
-    def _port(self, number: int) -> Port:
-        port = self._events.ports.get(number)
-        if port is None:
-            raise HypercallError(Errno.EINVAL)
-        return port
-
-    def _open(self, port: Port) -> int:
-        number = self._events.open(port)
-        if number is None:
-            raise HypercallError(Errno.ENOSPC)
-        return number
-
-    def _alloc_unbound(self, pointer: int) -> int:
-        domid, remote, _ = abi.ALLOC_UNBOUND.unpack(self._memory.read(pointer, abi.ALLOC_UNBOUND.size))
-        self._check_domid(domid)
-        number = self._open(Port(STATUS_UNBOUND, detail=remote))
-        self._memory.write(pointer, abi.ALLOC_UNBOUND.pack(domid, remote, number))
-        return 0
-
-    def _bind_virq(self, pointer: int) -> int:
-        virq, vcpu, _ = abi.BIND_VIRQ.unpack(self._memory.read(pointer, abi.BIND_VIRQ.size))
-        self._check_vcpu(vcpu)
-        if virq >= NR_VIRQS:
-            raise HypercallError(Errno.EINVAL)
-        number = self._open(Port(STATUS_VIRQ, vcpu, virq))
-        self._memory.write(pointer, abi.BIND_VIRQ.pack(virq, vcpu, number))
-        return 0
-
-    def _bind_ipi(self, pointer: int) -> int:
-        vcpu, _ = abi.BIND_IPI.unpack(self._memory.read(pointer, abi.BIND_IPI.size))
-        number = self._open(Port(STATUS_IPI, self._check_vcpu(vcpu)))
-        self._memory.write(pointer, abi.BIND_IPI.pack(vcpu, number))
-        return 0
-
-    def _bind_vcpu(self, pointer: int) -> int:
-        number, vcpu = abi.BIND_VCPU.unpack(self._memory.read(pointer, abi.BIND_VCPU.size))
-        port = self._port(number)
-        if port.status == STATUS_IPI:
-            raise HypercallError(Errno.EINVAL)
-        port.vcpu = self._check_vcpu(vcpu)
-        return 0
-
-    def _close(self, pointer: int) -> int:
-        (number,) = abi.U32.unpack(self._memory.read(pointer, 4))
-        if not self._events.close(number):
-            raise HypercallError(Errno.EINVAL)
-        return 0
-
-    def _send(self, pointer: int) -> int:
-        """Only an IPI leads anywhere: nobody is at the other end of an unbound port."""
-        (number,) = abi.U32.unpack(self._memory.read(pointer, 4))
-        port = self._port(number)
-        if port.status == STATUS_IPI:
-            self._events.raise_port(number)
-        elif port.status != STATUS_UNBOUND:
-            raise HypercallError(Errno.EINVAL)
-        return 0
-
-    def _unmask(self, pointer: int) -> int:
-        (number,) = abi.U32.unpack(self._memory.read(pointer, 4))
-        self._port(number)
-        self._events.unmask(number)
-        return 0
-
-    def _status(self, pointer: int) -> int:
-        domid, number, *_ = abi.EVENT_STATUS.unpack(self._memory.read(pointer, abi.EVENT_STATUS.size))
-        self._check_domid(domid)
-        if not 0 < number < NR_PORTS:
-            raise HypercallError(Errno.EINVAL)
-        port = self._events.ports.get(number, Port(STATUS_CLOSED))
-        self._memory.write(pointer, abi.EVENT_STATUS.pack(domid, number, port.status, port.vcpu, port.detail, 0))
-        return 0
-
-
-_EVENT_OPS: Final[dict[int, Callable[[Hypercalls, int], int]]] = {
-    EventOp.ALLOC_UNBOUND: Hypercalls._alloc_unbound,
-    EventOp.BIND_VIRQ: Hypercalls._bind_virq,
-    EventOp.BIND_IPI: Hypercalls._bind_ipi,
-    EventOp.BIND_VCPU: Hypercalls._bind_vcpu,
-    EventOp.CLOSE: Hypercalls._close,
-    EventOp.SEND: Hypercalls._send,
-    EventOp.UNMASK: Hypercalls._unmask,
-    EventOp.STATUS: Hypercalls._status,
-}
+        result = self._event_operations.call(operation, pointer)
+        return self._unknown(Hypercall.EVENT_CHANNEL_OP, operation) if result is None else result

@@ -40,13 +40,16 @@ class Translation(NamedTuple):
 class P2m:
     """The tables of one guest. ``vttbr`` is what VTTBR_EL2 must hold; VMID 0, for an element runs one domain only.
 
-    :raises MemoryError: from the constructor and from :meth:`map`, when the host has no page for a table.
+    ``max_tables`` bounds what the guest can make the host spend on tables, as the p2m pool does in Xen.
+
+    :raises MemoryError: from the constructor, :meth:`map` and :meth:`unmap`, when there is no page for a table.
     """
 
-    def __init__(self, ns: NonSecureView, pages: HostPages, flush: Callable[[], None]) -> None:
+    def __init__(self, ns: NonSecureView, pages: HostPages, flush: Callable[[], None], max_tables: int) -> None:
         self._ns = ns
         self._pages = pages
         self._flush = flush
+        self._max_tables = max_tables
         #: Every table page, the root first.
         self.tables: list[int] = pages.alloc()
         self.vttbr = self.tables[0]
@@ -156,6 +159,8 @@ class P2m:
             at = _slot(table, gpa, above)
             entry = self._ns.read_u64(at)
             if entry & _TABLE != _TABLE:
+                if len(self.tables) >= self._max_tables:
+                    raise MemoryError(f"p2m: {self._max_tables} tables are all that the guest may have")
                 (fresh,) = self._pages.alloc()
                 self.tables.append(fresh)
                 if entry & _VALID:

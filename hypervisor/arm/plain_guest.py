@@ -25,6 +25,9 @@ from machine.memory import GRANULE_SIZE
 #: Pages besides RAM that libxl's domain builder populates: console, XenStore, monitor and vuart ring.
 MAGIC_BASE: Final = 0x3900_0000
 MAGIC_PAGES: Final = 4
+#: Pages of the p2m pool that libxl gives a guest.
+TABLES_PER_VCPU: Final = 256
+TABLES_PER_MIB: Final = 2
 
 
 class PlainGuest:
@@ -48,7 +51,8 @@ class PlainGuest:
         cpu = board.cpu
         assert cpu is not None
         self.guest = guest
-        self.p2m = P2m(board.ns, pages, cpu.flush_tlb)
+        ram = sum(extent.size for extent in guest.ram)
+        self.p2m = P2m(board.ns, pages, cpu.flush_tlb, guest.max_vcpus * TABLES_PER_VCPU + (ram >> 20) * TABLES_PER_MIB)
         for extent in guest.ram:
             self.p2m.map(extent.gpa, extent.pa, extent.size)
         for number, page in enumerate(pages.alloc(MAGIC_PAGES)):

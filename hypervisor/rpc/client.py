@@ -6,6 +6,7 @@ that does not answer, or speaks another protocol version, is :class:`Unreachable
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -80,11 +81,12 @@ class Client:
         envelope = Envelope(v=PROTOCOL_VERSION, id=ident, method=method, params=request)
         frame = msgspec.msgpack.encode(envelope)
         deadline = None if timeout is None else time.monotonic() + timeout
-        try:
+        while True:
             self._wait(zmq.POLLOUT, deadline, method)
-            self._socket.send(frame, zmq.NOBLOCK)
-        except zmq.Again:
-            raise Unreachable(f"hypervisord does not answer at {self.path}") from None
+            # The connection may be lost in between; then the next wait says what became of the daemon.
+            with contextlib.suppress(zmq.Again):
+                self._socket.send(frame, zmq.NOBLOCK)
+                break
         while True:
             self._wait(zmq.POLLIN, deadline, method)
             raw = self._socket.recv()

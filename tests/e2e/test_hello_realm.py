@@ -104,3 +104,22 @@ def test_two_realms_of_one_configuration_have_the_same_measurement(
         xl.type("quit\r")
         assert xl.wait() == 0
     assert measurements[0] and measurements[0] == measurements[1]
+
+
+def test_two_clients_see_the_same_console_and_both_type_into_it(
+    host: XlHost, hello: str, terminal: Callable[..., Terminal]
+) -> None:
+    assert host.xl("create", "-q", hello).returncode == 0
+    one, two = terminal(host, "console", "hello"), terminal(host, "console", "hello")
+    for client in (one, two):
+        client.expect("hello-realm: RIM ")
+        client.expect("> ")
+    one.type("from ")
+    for client in (one, two):
+        client.expect("from ")
+    two.type("both\r")
+    for client in (one, two):
+        client.expect("hello-realm: you said: from both")
+        client.expect("> ")
+    one.type("quit\r")
+    assert (one.wait(), two.wait()) == (0, 0)

@@ -149,3 +149,28 @@ def test_a_client_of_another_protocol_version_is_told_so(
 def test_without_a_daemon_a_call_is_unreachable_in_the_time_it_was_given(tmp_path: Path) -> None:
     with Client(tmp_path / "rpc.sock") as client, pytest.raises(Unreachable, match="hypervisord does not answer at"):
         client.call("hello", messages.Nothing(), messages.Hello, timeout=0.2)
+
+
+class _LosesItsConnectionOnce:
+    """A socket that was ready to send and is not any more when it comes to it."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._lost = False
+
+    def send(self, *arguments: Any) -> None:
+        if not self._lost:
+            self._lost = True
+            raise zmq.Again
+        self._socket.send(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+def test_a_connection_lost_at_the_moment_of_sending_is_waited_for_again(served: _Served) -> None:
+    """So that :class:`toolstack.connection.Connection` looks again, and says that the daemon has ended if it has."""
+    with Client(served.path) as client:
+        client._socket = _LosesItsConnectionOnce(client._socket)  # type: ignore[assignment]
+        client.call("health", messages.Nothing(), messages.Nothing, timeout=5)
+    assert [name for name, _ in served.reached] == ["health"]
