@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -214,7 +215,8 @@ class DomainProcess:
                 while self.mailbox.waiting:
                     self._handle(self.mailbox.take())
                 if not self._paused and not self._scheduler.run():
-                    self.guest.shutdown(ShutdownReason.POWEROFF)
+                    # Every vCPU turned itself off: nothing can wake one any more, and the domain stays as it is.
+                    self._handle(self.mailbox.take())
 
     def _initialise(self, init: channel.Init) -> None:
         self.domid = init.domid
@@ -313,7 +315,13 @@ def main() -> None:
     except (CpuError, OSError, ImportError, MemoryError) as error:
         sock.send(channel.encode(channel.Failed(f"cannot start a processing element: {error}")))
         sys.exit(1)
-    process.run()
+    try:
+        process.run()
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(at.filename).name}:{at.lineno}"
+        process.send(channel.Failed(f"internal error of the domain's process: {error!r} ({where})"))
+        raise
 
 
 if __name__ == "__main__":
