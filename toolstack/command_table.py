@@ -144,6 +144,13 @@ COMMANDS = (
         ("-s                      Use a shorter format without seconds and with the time of day.",),
     ),
     Command(
+        "version",
+        "host",
+        "Show the versions of this program, the hypervisor and the RMM",
+        "[--json]",
+        ("--json                  The same as JSON.",),
+    ),
+    Command(
         "daemon",
         "daemon",
         "Show, start or stop the hypervisor daemon",

@@ -176,7 +176,22 @@ def info_text(host: Physinfo, name: str | None = None) -> str:
     rows = info_rows(host)
     if name is not None:
         return _text([value for key, value in rows if key.startswith(name)])
+    return key_value_text(rows)
+
+
+def key_value_text(rows: Sequence[tuple[str, str]]) -> str:
+    """Lines of a key and its value, in the columns of ``xl info``."""
     return _text([f"{key:<{_KEY_WIDTH}}: {value}" for key, value in rows])
+
+
+def program_version() -> str:
+    """The version of this package; of a source tree that is not installed, that it is one."""
+    from importlib import metadata  # only here: it is slow
+
+    try:
+        return metadata.version("xl-realm")
+    except metadata.PackageNotFoundError:
+        return "not installed (source tree)"
 
 
 def _text(lines: Sequence[str]) -> str:

@@ -72,6 +72,9 @@ _ICH_TRAP_BITS: Final = 0x5C00  # ICH_HCR_EL2.{TC, TALL0, TALL1, TDIR}
 
 _MAGIC: Final = b"A72-PE\0\1" + bytes.fromhex(unicorn.BUILD_ID)[:8]
 _HEADER: Final = 64
+#: The header of a context, by the timer levels that EL2 knows of.
+_HEADERS: Final = tuple((_MAGIC + bytes((told,))).ljust(_HEADER, b"\0") for told in range(4))
+_CONTEXT_END: Final = _HEADER + STATE_SIZE
 
 
 class Engine(Core):
@@ -405,8 +408,8 @@ class Engine(Core):
     def save(self, into: memoryview) -> None:
         if len(into) < CONTEXT_SIZE:
             raise CpuError(f"a context needs {CONTEXT_SIZE} bytes, not {len(into)}")
-        into[:_HEADER] = (_MAGIC + bytes((self._told,))).ljust(_HEADER, b"\0")
-        into[_HEADER : _HEADER + STATE_SIZE] = self._state
+        into[:_HEADER] = _HEADERS[self._told]
+        into[_HEADER:_CONTEXT_END] = self._state
 
     def restore(self, image: memoryview) -> None:
         if len(image) < CONTEXT_SIZE or bytes(image[: len(_MAGIC)]) != _MAGIC:

@@ -140,6 +140,13 @@ def test_info_and_dmesg(xl: Xl, hypervisor: FakeHypervisor) -> None:
     assert [request.clear for request in hypervisor.called("dmesg")] == [False, True]
 
 
+def test_version_names_program_protocol_and_hypervisor(xl: Xl, hypervisor: FakeHypervisor) -> None:
+    lines = dict(line.split(":", 1) for line in xl("version").out.splitlines())
+    assert {key.strip() for key in lines} == {"xl_version", "protocol", "xen_version", "rmm_version", "cpu"}
+    assert [value.strip() for key, value in lines.items() if key.strip() == "xen_version"] == ["4.23-unstable"]
+    assert json.loads(xl("version", "--json").out)["versions"]["protocol"] == "1"
+
+
 def test_daemon_status_and_stop(xl: Xl, hypervisor: FakeHypervisor) -> None:
     status = xl("daemon", "status")
     assert status.status == 0 and "hypervisord 4.23-unstable is running" in status.out
