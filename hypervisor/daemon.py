@@ -199,14 +199,14 @@ class Daemon:
 
     async def rpc_console_read(self, request: messages.ConsoleReadRequest, report: Report) -> Message:
         """Console output."""
-        offset, data, ended = await self.domains.console_read(
+        offset, data, ended = await self.domains.consoles.read(
             request.domid, request.offset, request.max_bytes, request.wait_ms
         )
         return messages.ConsoleOutput(offset=offset, data=data, ended=ended)
 
     async def rpc_console_write(self, request: messages.ConsoleWriteRequest, report: Report) -> Message:
         """Console input."""
-        return messages.ConsoleTaken(taken=await self.domains.console_write(request.domid, request.data))
+        return messages.ConsoleTaken(taken=await self.domains.consoles.write(request.domid, request.data))
 
 
 def take_lock(path: Path) -> int:

@@ -15,6 +15,7 @@ from hypervisor.arm.cca.records import realm_state
 from hypervisor.arm.cca.state import RealmState
 from hypervisor.domain_process_handle import DomainProcessHandle
 from hypervisor.pages import Extent
+from hypervisor.refusal import Refusal
 from hypervisor.rpc.messages import DomainInfo, ShutdownReason, VcpuInfo
 from hypervisor.runstate import Runstate, VcpuRun
 from machine.memory import NonSecureView
@@ -61,7 +62,7 @@ class Domain:
     dying: bool = False
     gone: bool = False
     console_seen: int = 0
-    #: A look at the console is due within :data:`hypervisor.domains.CONSOLE_INTERVAL`.
+    #: A look at the console is due within :data:`hypervisor.consoles.CONSOLE_INTERVAL`.
     console_look_due: bool = False
     stuck: bool = False
     shutdown_reason: ShutdownReason | None = None
@@ -99,6 +100,13 @@ class Domain:
             low, high = max(gpa, base), min(gpa + len(data), base + size)
             if low < high:
                 self.ns.write(pa + low - base, view[low - gpa : high - gpa])
+
+    def live_process(self) -> DomainProcessHandle:
+        """The domain's process, or the refusal ``crashed``."""
+        if self.process is None or not self.process.alive:
+            why = self.crash_reason or "its process is gone"
+            raise Refusal("crashed", f"domain {self.domid}: {why}", "EIO")
+        return self.process
 
     @property
     def realm_state(self) -> RealmState:

@@ -19,6 +19,7 @@ from hypervisor.arm.cca.ports import Level
 from hypervisor.arm.cca.records import handle_in_use
 from hypervisor.arm.cca.relinquish import RelinquishError, relinquish
 from hypervisor.channel import FromDomainMessage
+from hypervisor.consoles import Consoles
 from hypervisor.domain import GUEST_RAM_BANK0, Domain, GuestMemoryError
 from hypervisor.domain_process_handle import DomainProcessHandle
 from hypervisor.kconfig import Kconfig
@@ -30,18 +31,11 @@ from hypervisor.rpc.messages import DomainCreateRequest, Progress, ShutdownReaso
 from hypervisor.runstate import Runstate
 from machine.board import Board
 from machine.memory import GRANULE_SIZE
-from vuart.history import ConsoleReader
 
 #: Domids stay below this (DOMID_FIRST_RESERVED).
 FIRST_RESERVED_DOMID = 0x7FF0
 #: Longest time in seconds that taking memory or a teardown works before it lets other requests have their turn.
 STEP = 0.004
-#: Shortest time in seconds between two looks at a console that prints all the time.
-CONSOLE_INTERVAL = 0.01
-#: Seconds in which a domain's process answers what it took of console input.
-INPUT_TIMEOUT = 20.0
-#: Consoles of destroyed domains that can still be read to their end.
-REMEMBERED_CONSOLES = 64
 
 #: The host side's severities in the log's words.
 LEVEL_NAMES = {Level.ERR: ERR, Level.INFO: INFO, Level.GUEST_ERR: ERR, Level.GUEST_INFO: INFO}
@@ -62,11 +56,7 @@ class DomainTable:
         self._last_domid = 0
         self._finalized: dict[int, asyncio.Future[channel.Finalized]] = {}
         self._progress: dict[int, Callable[[Progress], None]] = {}
-        #: Console input under way, by number: the domain, and how much of it was taken.
-        self._inputs: dict[int, tuple[int, asyncio.Future[int]]] = {}
-        self._input_ident = 0
-        self._consoles: dict[int, ConsoleReader] = {}
-        self._console_events: dict[int, asyncio.Event] = {}
+        self.consoles = Consoles(self._domains, self.get)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Looking
@@ -158,7 +148,7 @@ class DomainTable:
             domain.process = DomainProcessHandle(
                 self._board.memory.fd,
                 lambda message: self._on_message(domain, message),
-                lambda: self._on_console(domain),
+                lambda: self.consoles.rang(domain),
                 lambda status: self._on_death(domain, status),
             )
         except OSError as error:
@@ -166,9 +156,7 @@ class DomainTable:
             raise Refusal("no_process", f"cannot start the domain's process: {error.strerror}", "EAGAIN") from None
         self._last_domid = domid
         self._domains[domid] = domain
-        earlier = self._consoles.pop(domid, None)
-        if earlier is not None:
-            earlier.close()
+        self.consoles.begin(domid)
         domain.runstate.arm_doorbell()
         domain.process.send(
             channel.Init(
@@ -220,19 +208,13 @@ class DomainTable:
         domain = self._under_construction(domid)
         if vcpu >= domain.max_vcpus:
             raise Refusal("no_vcpu", f"domain {domid} has no vCPU {vcpu}", "EINVAL")
-        self._process(domain).send(channel.SetContext(vcpu, pc, x))
+        domain.live_process().send(channel.SetContext(vcpu, pc, x))
 
     def _under_construction(self, domid: int) -> Domain:
         domain = self.get(domid)
         if domain.was_unpaused or domain.building or domain.realm or domain.dying or domain.shutdown_reason is not None:
             raise Refusal("not_building", f"domain {domid} is no longer under construction", "EPERM")
         return domain
-
-    def _process(self, domain: Domain) -> DomainProcessHandle:
-        if domain.process is None or not domain.process.alive:
-            why = domain.crash_reason or "its process is gone"
-            raise Refusal("crashed", f"domain {domain.domid}: {why}", "EIO")
-        return domain.process
 
     async def finalize_realm(
         self, domid: int, base_gfn: int, nr_pages: int, report: Callable[[Progress], None]
@@ -243,7 +225,7 @@ class DomainTable:
             raise Refusal("busy", f"domain {domid} is being built already", "EBUSY")
         if domain.dying or domain.shutdown_reason is not None:
             raise Refusal("crashed", f"domain {domid} is shut down", "EIO")
-        process = self._process(domain)
+        process = domain.live_process()
         done: asyncio.Future[channel.Finalized] = asyncio.get_running_loop().create_future()
         self._finalized[domid] = done
         self._progress[domid] = report
@@ -279,7 +261,7 @@ class DomainTable:
         if domain.wants_realm and not domain.realm and not domain.was_unpaused:
             text = "it was created as a Realm and must be finalized before it runs"
             raise Refusal("not_a_realm", f"domain {domid}: {text}", "EINVAL")
-        process = self._process(domain)
+        process = domain.live_process()
         domain.pause_count -= 1
         if domain.pause_count == 0:
             domain.was_unpaused = True
@@ -298,7 +280,7 @@ class DomainTable:
             domain.shutdown_reason = reason
             domain.crash_reason = message
         domain.notify()
-        self._wake_console(domain.domid)
+        self.consoles.wake(domain.domid)
 
     async def wait(self, domid: int, wait_ms: int, gone: bool) -> tuple[bool, Domain | None]:
         """Wait until the domain is shut down or crashed (``gone``: until it does not exist)."""
@@ -313,88 +295,6 @@ class DomainTable:
                 await asyncio.wait_for(domain.changed.wait(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 return False, domain
-
-    # Console
-
-    def _on_console(self, domain: Domain) -> None:
-        self._wake_console(domain.domid)
-        self._look_again(domain)
-
-    def _look_again(self, domain: Domain) -> None:
-        if not domain.console_look_due:
-            domain.console_look_due = True
-            asyncio.get_running_loop().call_later(CONSOLE_INTERVAL, self._arm_doorbell, domain)
-
-    def _wake_console(self, domid: int) -> None:
-        event = self._console_events.pop(domid, None)
-        if event is not None:
-            event.set()
-
-    def _arm_doorbell(self, domain: Domain) -> None:
-        """Ask to be told of further output, and look whether some came while nobody asked."""
-        domain.console_look_due = False
-        if domain.gone:
-            return
-        domain.runstate.arm_doorbell()
-        size = domain.console_log.stat().st_size if domain.console_log.exists() else 0
-        if size != domain.console_seen:
-            domain.console_seen = size
-            self._wake_console(domain.domid)
-            self._look_again(domain)
-
-    def _reader(self, domid: int) -> ConsoleReader | None:
-        reader = self._consoles.get(domid)
-        if reader is None:
-            domain = self.get(domid)
-            try:
-                reader = self._consoles[domid] = ConsoleReader(domain.console_log)
-            except FileNotFoundError:
-                return None
-        return reader
-
-    async def console_read(self, domid: int, offset: int, max_bytes: int, wait_ms: int) -> tuple[int, bytes, bool]:
-        """Output from ``offset`` on, waiting for some; (offset, data, ended). Also after the domain is gone."""
-        deadline = time.monotonic() + wait_ms / 1000
-        while True:
-            gone = domid not in self._domains
-            reader = self._reader(domid)
-            if reader is not None:
-                chunk = reader.read(offset, max_bytes)
-                if chunk.data:
-                    return chunk.offset, chunk.data, False
-            if gone:
-                return offset, b"", True
-            event = self._console_events.setdefault(domid, asyncio.Event())
-            try:
-                await asyncio.wait_for(event.wait(), max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                return offset, b"", False
-
-    async def console_write(self, domid: int, data: bytes) -> int:
-        """Type into the console; answers how many bytes the UART took.
-
-        Input that was handed to the domain's process counts as taken even when the answer does not come in time: it is
-        on its way, and offered again it would be typed twice.
-        """
-        domain = self.get(domid)
-        if not domain.vuart:
-            raise Refusal("no_console", f"domain {domid} has no vuart", "ENODEV")
-        if domain.shutdown_reason is not None:
-            return len(data)
-        if domain.building:
-            return 0  # the process is busy until the Realm is built
-        process = self._process(domain)
-        self._input_ident += 1
-        ident = self._input_ident
-        taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._inputs[ident] = (domid, taken)
-        process.send(channel.Input(ident, data))
-        try:
-            return await asyncio.wait_for(taken, INPUT_TIMEOUT)
-        except TimeoutError:
-            return len(data)
-        finally:
-            del self._inputs[ident]
 
     # The domain's process speaks
 
@@ -417,9 +317,7 @@ class DomainTable:
             case channel.NeedPages(count):
                 self._give_pages(domain, count)
             case channel.InputTaken(ident, taken):
-                _, waiting = self._inputs.get(ident, (domain.domid, None))
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(taken)
+                self.consoles.input_taken(ident, taken)
             case channel.Failed(text):
                 self._log.log(ERR, f"d{domain.domid}: {text}")
                 domain.crash_reason = text
@@ -451,9 +349,7 @@ class DomainTable:
         if waiting is not None and not waiting.done():
             text = domain.crash_reason or "the domain was destroyed while it was being built"
             waiting.set_result(channel.Finalized("EIO", text, 0, True))
-        for domid, taken in self._inputs.values():
-            if domid == domain.domid and not taken.done():
-                taken.set_result(0)
+        self.consoles.process_died(domain)
         domain.notify()
 
     # Destroying
@@ -472,15 +368,13 @@ class DomainTable:
             domain.gone = True
             # A console can be read to its end after the domain is gone: open it while it has a name here.
             try:
-                self._reader(domid)
+                self.consoles.keep(domid)
             except OSError as error:
                 self._log.log(WARNING, f"d{domid}: its console cannot be read any more: {error}")
             del self._domains[domid]
-            while len(self._consoles) > len(self._domains) + REMEMBERED_CONSOLES:
-                oldest = next(iter(self._consoles))
-                self._consoles.pop(oldest).close()
+            self.consoles.trim()
         domain.notify()
-        self._wake_console(domid)
+        self.consoles.wake(domid)
 
     async def _end_process(self, domain: Domain) -> None:
         process = domain.process

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor import channel, domains
+from hypervisor import channel, consoles, domains
 from hypervisor.arm.cca.bringup import CcaHost
 from hypervisor.domains import DomainTable
 from hypervisor.kconfig import Kconfig
@@ -228,11 +228,11 @@ def test_a_console_is_read_to_its_end_after_the_domain_is_gone(table: DomainTabl
     async def life() -> None:
         await table.create(_request())
         _write_console(table, 1, b"last words")
-        waiting = asyncio.ensure_future(table.console_read(1, 10, 100, 30_000))
+        waiting = asyncio.ensure_future(table.consoles.read(1, 10, 100, 30_000))
         await asyncio.sleep(0)
         await table.destroy(1)
         assert await waiting == (10, b"", True)
-        assert await table.console_read(1, 5, 100, 0) == (5, b"words", False)
+        assert await table.consoles.read(1, 5, 100, 0) == (5, b"words", False)
 
     asyncio.run(life())
 
@@ -244,7 +244,7 @@ def test_the_console_of_an_earlier_domain_is_not_shown_as_that_of_its_successor(
         await table.destroy(1)
         table._last_domid = 0
         await table.create(_request("other"))
-        assert await table.console_read(1, 0, 100, 0) == (0, b"", False)
+        assert await table.consoles.read(1, 0, 100, 0) == (0, b"", False)
 
     asyncio.run(life())
 
@@ -253,12 +253,12 @@ def test_reading_consoles_leaves_nothing_behind(table: DomainTable) -> None:
     async def life() -> None:
         for domid in range(100, 200):
             with pytest.raises(Refusal, match="does not exist"):
-                await table.console_read(domid, 0, 100, 0)
+                await table.consoles.read(domid, 0, 100, 0)
         await table.create(_request())
         _write_console(table, 1, b"x")
-        assert await table.console_read(1, 1, 100, 5) == (1, b"", False)
+        assert await table.consoles.read(1, 1, 100, 5) == (1, b"", False)
         await table.destroy(1)
-        assert table._console_events == {}
+        assert table.consoles._events == {}
 
     asyncio.run(life())
 
@@ -290,10 +290,10 @@ def test_a_console_that_rings_all_the_time_is_looked_at_once_an_interval(
         monkeypatch.setattr(domain.runstate, "arm_doorbell", arm)
         for _ in range(100):
             process.on_console()
-        await asyncio.sleep(3 * domains.CONSOLE_INTERVAL)
+        await asyncio.sleep(3 * consoles.CONSOLE_INTERVAL)
         assert looks == 1
         process.on_console()
-        await asyncio.sleep(3 * domains.CONSOLE_INTERVAL)
+        await asyncio.sleep(3 * consoles.CONSOLE_INTERVAL)
         assert looks == 2
 
     asyncio.run(life())
@@ -304,7 +304,7 @@ def test_input_during_the_build_is_not_taken_and_not_passed_on(table: DomainTabl
         await table.create(_request())
         build = asyncio.ensure_future(table.finalize_realm(1, 0x40000, 4096, lambda progress: None))
         await asyncio.sleep(0)
-        assert await table.console_write(1, b"early") == 0
+        assert await table.consoles.write(1, b"early") == 0
         assert not any(isinstance(message, channel.Input) for message in _process(table, 1).told)
         await table.destroy(1)
         with pytest.raises(Refusal):
@@ -314,13 +314,13 @@ def test_input_during_the_build_is_not_taken_and_not_passed_on(table: DomainTabl
 
 
 def test_input_that_is_on_its_way_is_not_asked_for_again(table: DomainTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(domains, "INPUT_TIMEOUT", 0.01)
+    monkeypatch.setattr(consoles, "INPUT_TIMEOUT", 0.01)
 
     async def life() -> None:
         await table.create(_request())
-        assert await table.console_write(1, b"once") == 4
+        assert await table.consoles.write(1, b"once") == 4
         assert _process(table, 1).told[-1] == channel.Input(1, b"once")
-        assert table._inputs == {}
+        assert table.consoles._inputs == {}
 
     asyncio.run(life())
 
@@ -328,7 +328,7 @@ def test_input_that_is_on_its_way_is_not_asked_for_again(table: DomainTable, mon
 def test_input_to_a_process_that_dies_is_answered_at_once(table: DomainTable) -> None:
     async def life() -> None:
         await table.create(_request())
-        typed = asyncio.ensure_future(table.console_write(1, b"hello"))
+        typed = asyncio.ensure_future(table.consoles.write(1, b"hello"))
         await asyncio.sleep(0)
         _process(table, 1).kill()
         assert await asyncio.wait_for(typed, 5) == 0
