@@ -31,7 +31,7 @@ class RmmState(IntEnum):
 
 
 class Globals(Structure):
-    """The page of globals; ``serial`` is the last realm serial number given out."""
+    """The page of globals; ``serial`` is the last realm serial number given out, ``runner`` the last runner's."""
 
     SIZE = GRANULE_SIZE
     magic = u64(0x00)
@@ -40,6 +40,7 @@ class Globals(Structure):
     rmi_granule_size = u64(0x18)
     serial = u64(0x20)
     sro_contexts = u64(0x28)
+    runner = u64(0x30)
 
 
 class CarveOut:

@@ -4,7 +4,7 @@ Locks that belong to an inherited descriptor do not exclude, so every process op
 open file descriptions. All of them vanish with their process, whatever killed it.
 
 - :class:`RmmLock`: held for the duration of an RMI command.
-- :class:`RunningRecs`: "this REC is running", a byte per REC, not covered by the RMM lock.
+- :class:`RunningRecs`: "this REC is running, on the account of that process".
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ import threading
 import weakref
 from types import TracebackType
 
+from machine.memory import PhysicalMemory
 from rmm.commit import Journal
 
-#: The byte that stands for REC ``index`` of the realm at ``rd`` is ``_RUNNING_BASE + rd + index``: above all memory.
-_RUNNING_BASE = 1 << 60
-_MAX_RECS = 4096
-_FLOCK = struct.Struct("=hhqqi4x")
+#: The byte that stands for runner ``n`` is ``_RUNNER_BASE + n``: above all memory.
+_RUNNER_BASE = 1 << 60
+_RUNNERS = 0xFFFF
+#: RECs of a realm at most, and where in its RD their runners' numbers (16 bits each) are.
+MAX_RECS = 1024
+RUNNERS_OFFSET = 0x800
+#: The kernel's struct flock, with C's own alignment: four bytes of padding before the 64-bit fields.
+_FLOCK = struct.Struct("@hhqqi4x")
 
 
 class _Descriptor:
@@ -86,63 +91,96 @@ class RmmLock:
         self.release()
 
 
-def _request(kind: int, rd: int, index: int, count: int) -> bytes:
-    return _FLOCK.pack(kind, os.SEEK_SET, _RUNNING_BASE + rd + index, count, 0)
+def _request(kind: int, runner: int) -> bytes:
+    return _FLOCK.pack(kind, os.SEEK_SET, _RUNNER_BASE + runner, 1, 0)
+
+
+class RunningRecs:
+    """Which RECs run, and on whose account: a dead runner's REC is a stopped REC.
+
+    A process that runs RECs is a runner: it holds the lock on the byte that stands for its number as long as it lives.
+    While a REC runs, the runner's number stands at the REC's index in the RD (:attr:`RealmDescriptor.runners`), so that
+    starting and stopping one costs no system call. Numbers are given out in turn, 65,535 of them: a number that a dead
+    runner left in an RD does not soon belong to another.
+
+    One descriptor holds the lock, another asks (a descriptor does not see its own). ``next_word`` is the index of the
+    last number given out. A REC is named by its realm's RD and its index in the realm.
+    """
+
+    def __init__(self, memory: PhysicalMemory, next_word: int) -> None:
+        self._descriptors = (_Descriptor(memory.fd), _Descriptor(memory.fd))
+        self._holder, self._probe = (descriptor.fd for descriptor in self._descriptors)
+        self._base = memory.dram_base
+        self._words = memory.words
+        self._next = next_word
+        self._numbers = memory.buf.cast("H")
+        self._runner = 0
+        _runners.add(self)
+
+    def _at(self, rd: int, index: int = 0) -> int:
+        return (rd - self._base + RUNNERS_OFFSET >> 1) + index
+
+    def runner(self) -> int:
+        """This process's number; it becomes a runner when it has none yet."""
+        while not self._runner:
+            number = self._words[self._next] = self._words[self._next] % _RUNNERS + 1
+            try:
+                fcntl.fcntl(self._holder, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK, number))
+            except (BlockingIOError, PermissionError):
+                continue
+            self._runner = number
+        return self._runner
+
+    def forked(self) -> None:
+        """In a forked child: the number is the parent's."""
+        self._runner = 0
+
+    def claim(self, rd: int, index: int) -> Claim:
+        """What this process starts and stops a REC with."""
+        return Claim(self, self._numbers, self._at(rd, index))
+
+    def alive(self, runner: int) -> bool:
+        """Whether the process with this number lives."""
+        answer = fcntl.fcntl(self._probe, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK, runner))
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def is_running(self, rd: int, index: int) -> bool:
+        """Whether a REC runs, in any process."""
+        runner = self._numbers[self._at(rd, index)]
+        return runner != 0 and self.alive(runner)
+
+    def any_running(self, rd: int) -> bool:
+        """Whether any REC of the realm runs, in any process."""
+        first = self._at(rd)
+        return any(self.alive(runner) for runner in set(self._numbers[first : first + MAX_RECS]) if runner)
 
 
 class Claim:
     """The right to run one REC, made once for many runs (:meth:`RunningRecs.claim`)."""
 
-    __slots__ = ("_fd", "_set", "_unset")
+    __slots__ = ("_at", "_numbers", "_running")
 
-    def __init__(self, fd: int, rd: int, index: int) -> None:
-        self._fd = fd
-        self._set = _request(fcntl.F_WRLCK, rd, index, 1)
-        self._unset = _request(fcntl.F_UNLCK, rd, index, 1)
+    def __init__(self, running: RunningRecs, numbers: memoryview, at: int) -> None:
+        self._running = running
+        self._numbers = numbers
+        self._at = at
 
     def start(self) -> bool:
-        """Mark the REC as running; False when another process runs it. The caller excludes its own threads."""
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._set)
-        except (BlockingIOError, PermissionError):
+        """Mark the REC as running; False when it runs already. The caller excludes everybody else meanwhile."""
+        numbers, at = self._numbers, self._at
+        if numbers[at] and self._running.alive(numbers[at]):
             return False
+        numbers[at] = self._running.runner()
         return True
 
     def stop(self) -> None:
         """Mark the REC, which this process runs, as stopped."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._unset)
-
-
-class RunningRecs:
-    """Which RECs run, as byte-range locks: a dead runner's REC is a stopped REC.
-
-    One descriptor holds the locks, another asks (a descriptor does not see its own); it never locks, because that would
-    make RECs seem to run. A REC is named by its realm's RD and its index in the realm.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._descriptors = (_Descriptor(fd), _Descriptor(fd))
-        self._holder, self._probe = (descriptor.fd for descriptor in self._descriptors)
-
-    def claim(self, rd: int, index: int) -> Claim:
-        """What this process starts and stops a REC with."""
-        return Claim(self._holder, rd, index)
-
-    def is_running(self, rd: int, index: int) -> bool:
-        """Whether a REC runs, in any process."""
-        return self._locked(rd, index, 1)
-
-    def any_running(self, rd: int) -> bool:
-        """Whether any REC of the realm runs, in any process."""
-        return self._locked(rd, 0, _MAX_RECS)
-
-    def _locked(self, rd: int, index: int, count: int) -> bool:
-        answer = fcntl.fcntl(self._probe, fcntl.F_OFD_GETLK, _request(fcntl.F_WRLCK, rd, index, count))
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        self._numbers[self._at] = 0
 
 
 _descriptors: weakref.WeakSet[_Descriptor] = weakref.WeakSet()
 _locks: weakref.WeakSet[RmmLock] = weakref.WeakSet()
+_runners: weakref.WeakSet[RunningRecs] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
@@ -150,6 +188,8 @@ def _after_fork() -> None:
         descriptor.reopen()
     for lock in _locks:
         lock.mutex = threading.Lock()
+    for running in _runners:
+        running.forked()
 
 
 os.register_at_fork(after_in_child=_after_fork)

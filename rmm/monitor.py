@@ -63,7 +63,7 @@ class Monitor:
         self.journal = Journal(memory, carveout.journal_pa, carveout.states, carveout.mapped)
         valid = carveout.word(carveout.journal_pa)
         self.lock = RmmLock(memory.fd, self.journal, memory.words[valid : valid + 1])
-        self.running = RunningRecs(memory.fd)
+        self.running = RunningRecs(memory, carveout.global_word("runner"))
         self._state_word = carveout.global_word("state")
         self._realms: dict[int, Realm] = {}
         #: What :mod:`rmm.session` keeps of the RECs on this process's processing element.

@@ -12,6 +12,7 @@ from enum import IntEnum
 from machine.memory import GRANULE_SIZE, PhysicalMemory
 from rmm.abi.fields import Structure, i64, raw, u64
 from rmm.abi.registers import RealmFlags0
+from rmm.lock import MAX_RECS, RUNNERS_OFFSET
 from rmm.measurement import HASHES, SLOT_SIZE, SLOTS
 
 #: VTCR_EL2 without T0SZ and SL0: 4 KiB granule, inner shareable, write-back walks, 48-bit output, RES1 (D19.2.161).
@@ -58,6 +59,8 @@ class RealmDescriptor(Structure):
     rpv = raw(0x0C0, 64)
     measurements = raw(0x100, SLOT_SIZE * SLOTS)
     instance_id = raw(0x240, 32)
+    #: The runner of each REC that runs (:class:`rmm.lock.RunningRecs`), by REC index.
+    runners = raw(RUNNERS_OFFSET, 2 * MAX_RECS)
 
 
 def _at(name: str) -> int:

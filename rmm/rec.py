@@ -11,8 +11,8 @@ Implementation notes.
   images: a process whose element still has the image of that number loaded need not restore it.
 * What a REC waits for (``pending``) is completed by its next REC_ENTER, which has the context loaded; commands that run
   in between (RTT_SET_RIPAS, PSCI_COMPLETE) change the declared fields only.
-* "Running" is the field ``running``, set while REC_ENTER is under way, together with a byte-range lock that the
-  operating system drops when the runner dies (:class:`rmm.lock.RunningRecs`): a REC without the lock is stopped.
+* "Running" is the field ``running``, set while REC_ENTER is under way, together with the runner's number in the RD
+  (:class:`rmm.lock.RunningRecs`): a REC whose runner is dead is stopped.
 """
 
 from __future__ import annotations

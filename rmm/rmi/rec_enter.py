@@ -1,7 +1,7 @@
 """REC_ENTER: run a REC until something needs the host (DEN0137 2.0-bet1, A4.2 and A4.3, B3 REC_ENTER).
 
 The RMM lock is held for the checks and for what the Realm asks of the RMM, not while the Realm runs; "this REC is
-running" is a lock of its own (:class:`rmm.lock.RunningRecs`). The order of checks is the specification's, that of the
+running" is noted on its own (:class:`rmm.lock.RunningRecs`). The order of checks is the specification's, that of the
 completions TF-RMM's.
 
 This is the path of every emulated device access, 25,000 a second (``python -m benchmarks rec-exit``): words at fixed
