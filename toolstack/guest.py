@@ -84,6 +84,7 @@ def spec_of(config: DomainConfig) -> GuestSpec:
         vuart=config.vuart is VuartType.SBSA_UART,
         gic_version=2 if config.gic_version is GicVersion.V2 else 3,
         seed=config.seed,
+        kaslr_seed=config.kaslr_seed,
         iomem=tuple(
             IomemRange(gfn=area.start if area.gfn == 2**64 - 1 else area.gfn, count=area.number) for area in build.iomem
         ),

@@ -275,6 +275,8 @@ class DomainConfig(Struct, kw_only=True):
     on_watchdog: ActionOnShutdown = ActionOnShutdown.DESTROY
     on_crash: ActionOnShutdown = ActionOnShutdown.DESTROY
     on_soft_reset: ActionOnShutdown = ActionOnShutdown.DESTROY
+    kaslr_seed: int | None = None
+    """Ours: chosen/kaslr-seed, 64 bits and not 0; without one the kernel is not moved."""
     seed: bytes | None = None
     """Ours: the guest's rng-seed, for a device tree that is the same every time. libxl's JSON does not have it."""
 

@@ -16,7 +16,7 @@ from xlconfig.nic_spec import COLO_FIELDS
 
 __all__ = ["format_json", "to_libxl_json"]
 
-OURS = frozenset({"seed"})
+OURS = frozenset({"seed", "kaslr_seed"})
 
 Json = dict[str, Any]
 

@@ -402,12 +402,21 @@ class _Reading:
         self.build.vpmu = settings.defbool("vpmu")
 
     def realm_seed(self) -> None:
-        """`seed` is not Xen's: the bytes of the guest's rng-seed, in hexadecimal."""
+        """Not Xen's: `seed`, the bytes of the guest's rng-seed in hexadecimal, and `kaslr_seed`, a number."""
         text = self.settings.string("seed")
         if text is not None:
             if not re.fullmatch(r"(?:[0-9a-fA-F]{2})+", text):
                 raise ConfigError(f'Invalid seed "{text}" specified: it must be hexadecimal, two digits for each byte')
             self.config.seed = bytes.fromhex(text)
+        text = self.settings.string("kaslr_seed")
+        if text is not None:
+            try:
+                seed = int(text, 0)
+            except ValueError:
+                seed = 0
+            if not 0 < seed < 1 << 64:
+                raise ConfigError(f'Invalid kaslr_seed "{text}" specified: it must be a number of 1 to 64 bits, not 0')
+            self.config.kaslr_seed = seed
 
 
 def _type_starting_with(text: str, types: dict[str, DomainType]) -> DomainType:

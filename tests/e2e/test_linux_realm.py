@@ -76,3 +76,19 @@ def test_the_kernel_runs_on_two_vcpus_and_parallel_work_comes_out_right(
     assert [vcpu.online for vcpu in host.vcpus("linux")] == [True, True]
     assert all(vcpu.cpu_time_ns > 10**9 for vcpu in host.vcpus("linux"))
     assert host.xl("destroy", "linux").returncode == 0
+
+
+def test_two_kaslr_seeds_give_two_kernel_bases(
+    host: XlHost, config: str, terminal: Callable[..., Terminal]
+) -> None:
+    bases = []
+    for seed in ("1311768467463790320", "81985529216486895"):
+        xl = terminal(host, "create", "-c", config, f"kaslr_seed={seed}")
+        xl.expect(PROMPT, seconds=120)
+        xl.type("grep -w _text /proc/kallsyms\r")
+        xl.expect(" T _text", seconds=30)
+        bases.append(xl.output.rsplit(b" T _text", 1)[0].split()[-1])
+        assert host.xl("destroy", "linux").returncode == 0
+        assert xl.wait() == 0
+    unmoved = b"ffff800080000000"
+    assert len({*bases, unmoved}) == 3, bases

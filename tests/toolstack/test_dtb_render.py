@@ -81,6 +81,18 @@ def test_without_a_command_line_there_is_no_bootargs() -> None:
     assert list(properties(render(DeviceTreeSpec(realm=True), ramdisk=False), "/chosen")) == ["rng-seed"]
 
 
+def test_a_kaslr_seed_is_a_big_endian_number_behind_the_rng_seed() -> None:
+    chosen = properties(render(DeviceTreeSpec(realm=True, kaslr_seed=0x1234), ramdisk=False), "/chosen")
+    assert list(chosen) == ["rng-seed", "kaslr-seed"]
+    assert chosen["kaslr-seed"] == bytes(6) + b"\x12\x34"
+
+
+@pytest.mark.parametrize("seed", [0, 1 << 64])
+def test_a_kaslr_seed_that_linux_would_not_take_is_refused(seed: int) -> None:
+    with pytest.raises(BuildError, match="is not a number of 1 to 64 bits, not 0"):
+        render(DeviceTreeSpec(kaslr_seed=seed), ramdisk=False)
+
+
 def test_a_realms_seed_is_zero_so_that_it_measures_the_same() -> None:
     first, second = (render(DeviceTreeSpec(realm=True), ramdisk=False) for _ in range(2))
     assert first == second

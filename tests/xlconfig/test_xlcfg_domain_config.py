@@ -143,6 +143,16 @@ def test_cmdline_wins_over_root_and_extra_with_a_remark() -> None:
         ('vnuma=[["pnode=1"]]\n', "xl: invalid pnode number: 1", 1),
         ('vnuma=[["vcpus=0-1"]]\nmaxvcpus=3\n', "xl: vnuma vcpus and maxvcpus= mismatch", 1),
         (
+            "kaslr_seed=0\n",
+            'Invalid kaslr_seed "0" specified: it must be a number of 1 to 64 bits, not 0',
+            1,
+        ),
+        (
+            'kaslr_seed="0x10000000000000000"\n',
+            'Invalid kaslr_seed "0x10000000000000000" specified: it must be a number of 1 to 64 bits, not 0',
+            1,
+        ),
+        (
             'seed="abc"\n',
             'Invalid seed "abc" specified: it must be hexadecimal, two digits for each byte',
             1,

@@ -28,7 +28,7 @@ _EDGE_RISING, _LEVEL_HIGH, _LEVEL_LOW = 1, 4, 8
 _ALL_CPUS = 0xF00
 _PCI_MEMORY, _PCI_PREFETCHABLE_MEMORY = 0x0200_0000, 0x4300_0000
 #: chosen/rng-seed comes after the ACPI module there.
-_AFTER_NODES = frozenset({"rng-seed"})
+_AFTER_NODES = frozenset({"rng-seed", "kaslr-seed"})
 
 
 def affinity(vcpu: int) -> int:
@@ -53,6 +53,8 @@ def render(spec: DeviceTreeSpec, *, ramdisk: bool) -> bytes:
         chosen.set_property("linux,initrd-start", bytes(8))
         chosen.set_property("linux,initrd-end", bytes(8))
     chosen.set_property("rng-seed", _seed(spec))
+    if spec.kaslr_seed is not None:
+        chosen.set_property("kaslr-seed", spec.kaslr_seed.to_bytes(8, "big"))
     for module in chosen.nodes:
         module.set_property("reg", bytes(REG_SIZE))
     for node in root.nodes:

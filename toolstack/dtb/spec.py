@@ -50,6 +50,8 @@ class DeviceTreeSpec(msgspec.Struct, frozen=True, kw_only=True):
     gic_version: Literal[2, 3] = 3
     #: chosen/rng-seed, 1 to 128 bytes. None: 128 zero bytes for a Realm, random bytes for a plain guest.
     seed: bytes | None = None
+    #: chosen/kaslr-seed, which Linux takes (and clears) to choose its base; None: no such property, no KASLR.
+    kaslr_seed: int | None = None
     #: Version of Xen in model and compatible.
     xen_version: tuple[int, int] = (4, 23)
     #: clock-frequency of the timer node, Hz; 0: not written (the guest reads CNTFRQ_EL0).
@@ -83,6 +85,8 @@ class DeviceTreeSpec(msgspec.Struct, frozen=True, kw_only=True):
         """Raise BuildError for values that no device tree can hold."""
         if self.seed is not None and not 1 <= len(self.seed) <= SEED_SIZE:
             raise BuildError(f"seed is {len(self.seed)} bytes; it must be 1 to {SEED_SIZE}", step=_STEP)
+        if self.kaslr_seed is not None and not 0 < self.kaslr_seed < 1 << 64:
+            raise BuildError(f"kaslr_seed {self.kaslr_seed:#x} is not a number of 1 to 64 bits, not 0", step=_STEP)
         if self.gic_version not in (2, 3):
             raise BuildError(f"Unknown GIC version {self.gic_version}", step=_STEP)
         if not 0 <= self.vcpus <= VCPU_LIMIT:
