@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -41,6 +42,8 @@ _RETRY_S: Final = (0.05, 1.0)
 _LAST_WORDS_S: Final = 0.5
 _GRACE_S: Final = 2.0
 """How long a failed write waits for the printer to learn that the domain has ended, which is the usual cause."""
+_QUERIES: Final = re.compile(rb"\x1b(?:\[[0-9;?>=]*[cn]|Z)")
+"""What a terminal answers: where the cursor is, what it is. Asked long ago, the answers would be typed to the guest now."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -125,6 +128,7 @@ class _Session:
         self._stdout = stdout
         self._escape = escape
         self._offset = offset
+        self._history = False
         self._notice = notice
         self._typed: deque[bytes] = deque()
         self._pending = 0
@@ -148,6 +152,7 @@ class _Session:
                 self._poke()
 
     def run(self, keyboard: bool) -> Outcome:
+        self._history = keyboard
         threads = [
             threading.Thread(target=target, name=f"console {target.__name__.strip('_')}", daemon=True)
             for target in (self._printer, self._sender)
@@ -253,19 +258,22 @@ class _Session:
     def _printer(self) -> None:
         try:
             while not self._over:
-                offset, data, ended = self._transport.read(self._offset, _READ, _WAIT_MS)
+                # What was printed before this attachment is there without a wait.
+                offset, data, ended = self._transport.read(self._offset, _READ, 0 if self._history else _WAIT_MS)
                 if self._over:
                     return
                 if offset > self._offset:
                     self._notice(f"{offset - self._offset} bytes of older output are no longer kept")
                 self._offset = offset + len(data)
                 if data:
-                    if not self._print(data):
+                    if not self._print(_QUERIES.sub(b"", data) if self._history else data):
                         self.finish(Outcome(Reason.STDOUT_CLOSED))
                         return
                 elif ended:
                     self.finish(Outcome(Reason.DOMAIN_ENDED))
                     return
+                else:
+                    self._history = False
         except Exception as error:  # the thread's boundary: handed to the caller of attach
             self.finish(Outcome(Reason.ERROR, error=error))
 
