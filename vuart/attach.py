@@ -43,7 +43,7 @@ _LAST_WORDS_S: Final = 0.5
 _GRACE_S: Final = 2.0
 """How long a failed write waits for the printer to learn that the domain has ended, which is the usual cause."""
 _QUERIES: Final = re.compile(rb"\x1b(?:\[[0-9;?>=]*[cn]|Z)")
-"""What a terminal answers: where the cursor is, what it is. Asked long ago, the answers would be typed to the guest now."""
+"""What a terminal answers (where its cursor is, what it is): asked by the guest long ago, it is not to be typed now."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 

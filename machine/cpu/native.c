@@ -55,23 +55,24 @@ struct tlb_layout {
     uint64_t addr_write;    /* offset in an entry */
     uint64_t clean_flags;   /* flags with which an entry is left alone */
     uint64_t not_dirty;     /* the flag to set */
+    uint64_t page_bits;     /* of the pages that the TLB is indexed by */
 };
 
-#define PAGE_BITS 12
 static struct tlb_layout tlb;
 
 static inline void mark(char *entry, uint64_t start, uint64_t length)
 {
     uint64_t *write = (uint64_t *)(entry + tlb.addr_write);
 
-    if (!(*write & tlb.clean_flags) && (*write & -(1ull << PAGE_BITS)) - start < length)
+    if (!(*write & tlb.clean_flags) && (*write & -(1ull << tlb.page_bits)) - start < length)
         *write |= tlb.not_dirty;
 }
 
-static void reset_dirty(char *cpu, uint64_t start, uint64_t length)
+/* What the library calls instead of its own function: the same effect. */
+void element_reset_dirty(char *cpu, uint64_t start, uint64_t length)
 {
     char *env = *(char **)(cpu + tlb.cpu_env);
-    const uint64_t last = (start + length - 1) >> PAGE_BITS;
+    const uint64_t last = (start + length - 1) >> tlb.page_bits;
 
     for (uint64_t mode = 0; mode < tlb.modes; mode++) {
         char *fast = env + tlb.env_fast + 16 * mode;
@@ -79,7 +80,7 @@ static void reset_dirty(char *cpu, uint64_t start, uint64_t length)
         char *table = *(char **)(fast + 8);
         char *victim = env + tlb.env_victims + tlb.victim_stride * mode;
 
-        for (uint64_t page = start >> PAGE_BITS; page <= last; page++)
+        for (uint64_t page = start >> tlb.page_bits; page <= last; page++)
             mark(table + ((page & mask) << tlb.entry_size_log2), start, length);
         for (uint64_t i = 0; i < tlb.victims; i++)
             mark(victim + (i << tlb.entry_size_log2), start, length);
@@ -125,5 +126,5 @@ static int interpose(const void *in_library, const char *name, void *replacement
 int element_use_tlb(const struct tlb_layout *layout, const void *in_library)
 {
     tlb = *layout;
-    return interpose(in_library, "tlb_reset_dirty_by_vaddr_aarch64", (void *)reset_dirty);
+    return interpose(in_library, "tlb_reset_dirty_by_vaddr_aarch64", (void *)element_reset_dirty);
 }

@@ -44,6 +44,7 @@ class TlbLayout(ctypes.Structure):
         ("addr_write", _U64),
         ("clean_flags", _U64),
         ("not_dirty", _U64),
+        ("page_bits", _U64),
     )
 
 
@@ -63,7 +64,11 @@ class NativeLibrary:
     def __init__(self) -> None:
         library = _load()
         library.element_use_tlb.argtypes = (_P, _P)
+        library.element_reset_dirty.argtypes = (_P, _U64, _U64)
+        library.element_reset_dirty.restype = None
         self._use_tlb = library.element_use_tlb
+        #: (CPUState, virtual address, length): what the library calls in place of its own function.
+        self.reset_dirty = library.element_reset_dirty
         address = ctypes.cast(library.element_exception, _P).value
         assert address is not None
         #: Address of the UC_HOOK_INTR callback; its user data is an :class:`ExceptionHook`.

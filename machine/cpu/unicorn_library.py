@@ -57,6 +57,7 @@ class Layout:
     """
 
     uc_cpu: int = 440
+    uc_target_page: int = 0x2A8
     uc_use_exits: int = 0x594
     uc_no_exit_request: int = 0x7F2
     uc_init_done: int = 0x7F3
@@ -84,7 +85,7 @@ LAYOUT: Final = Layout()
 TLB: Final = TlbLayout(
     cpu_env=LAYOUT.cpu_env_ptr,
     env_fast=-0xD0,
-    env_victims=-0x2138,
+    env_victims=-0x2140,
     victim_stride=0x2B8,
     modes=12,
     victims=8,
@@ -92,6 +93,7 @@ TLB: Final = TlbLayout(
     addr_write=8,
     clean_flags=0x390,
     not_dirty=0x100,
+    page_bits=10,  # Arm's smallest page, not the granule
 )
 
 
@@ -373,6 +375,9 @@ def _probe(library: Library, layout: Layout, uc: int) -> None:
     env = cpu + layout.cpu_env
     _expect(_peek_u64(cpu + layout.cpu_env_ptr) == env, "cpu.env")
     _expect(_peek_u64(env + layout.env_uc) == uc, "env.uc")
+    # TargetPageBits: decided, bits, mask.
+    page_bits = struct.unpack_from("<i", peek(_peek_u64(uc + layout.uc_target_page), 8), 4)[0]
+    _expect(page_bits == TLB.page_bits, "uc.target_page")
     for mode in range(TLB.modes):
         # A mode's table has a power of two of entries, each of them empty: all ones.
         mask, table = struct.unpack("<QQ", peek(env + TLB.env_fast + 16 * mode, 16))

@@ -16,6 +16,7 @@ from realm_box import CODE, DATA, PAGE, VECTORS, RealmBox
 
 from machine.cpu import CONTEXT_SIZE, ExitKind, Regime
 from machine.cpu.unicorn_core import writes_back
+from machine.cpu.unicorn_library import TLB
 from machine.ich import ICH_HCR, ICH_VMCR, make_lr
 
 EL1_SYNC, EL1_IRQ = VECTORS + 0x200, VECTORS + 0x280
@@ -178,6 +179,26 @@ def test_a_guests_own_writes_to_code_are_seen(box: RealmBox) -> None:
             a.blr(2), a.smc())
     assert ec(box.run().esr) == 0x17
     assert (box.engine.gpr(5), box.engine.gpr(1)) == (1, 2)
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_code_that_a_guest_changes_again_and_again_runs_as_changed(box: RealmBox, others: int) -> None:
+    """A write to code opens its page's TLB entry for further writes; a new translation has to close it (native.c).
+
+    Code that stays keeps the page marked as one with code. ``others``: pages with the same index in the TLB that are
+    written after the code, so that the entry is in the victim buffer when the translation is made.
+    """
+    stride = 256 << TLB.page_bits  # the TLB begins with 256 entries
+    for n in range(1, others + 1):
+        box.map(DATA + n * stride, box.take())
+    evict = [word for n in range(1, others + 1) for word in (*a.mov(6, DATA + n * stride), a.str_w(3, 6))]
+    box.put(DATA, a.mov(1, 0), a.RET, a.mov(7, 7), a.RET)
+    words = [*a.mov(2, DATA), *a.mov(8, DATA + 8), a.blr(8)]
+    for value in (1, 2, 3, 4):
+        words += [*a.mov(3, a.mov(1, value)[0]), a.str_w(3, 2), *evict, a.ISB, a.blr(2), a.add(10 + value, 1, 0)]
+    box.put(CODE, words, a.smc())
+    assert ec(box.run().esr) == 0x17
+    assert [box.engine.gpr(10 + value) for value in (1, 2, 3, 4)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,23 @@ def test_everything_printed_before_is_shown_on_attach_and_then_what_comes(attach
     attached.shows(b"\x1b[1mready\x1b[0m")
 
 
+def test_what_the_guest_asked_the_terminal_before_is_not_asked_again_on_attach(tmp_path: Path) -> None:
+    (tmp_path / "output").write_bytes(b"# \x1b[6nls\r\n\x1b[c\x1b[>0c\x1bZ\x1b[1mfile\x1b[0m\r\n# \x1b[6n")
+    client = Client(tmp_path)
+    try:
+        client.shows(b"\x1b[1mfile\x1b[0m\r\n# ")
+        # What it asks from now on is asked: the reader has found the end of what was there.
+        for count in range(1, 100):
+            client.guest_prints(b"%d \x1b[6n" % count)
+            client.shows(b"%d " % count)
+            if b"\x1b[6n" in client.screen:
+                break
+        assert client.screen.startswith(b"# ls\r\n\x1b[1mfile\x1b[0m\r\n# 1 ")
+        client.shows(b"\x1b[6n")
+    finally:
+        client.close()
+
+
 def test_every_typed_byte_reaches_the_guest_control_characters_included_and_nothing_is_echoed(
     attached: Client,
 ) -> None:
