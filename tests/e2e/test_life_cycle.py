@@ -7,12 +7,14 @@ import re
 import select
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from .realm_images import POWER_OFF, RESET, SPIN, write_realm
-from .xl_host import XlHost, until
+from .terminal import Terminal
+from .xl_host import ROOT, XlHost, until
 
 
 def _domid(host: XlHost, name: str) -> int:
@@ -142,3 +144,32 @@ def test_the_name_of_a_domain_is_taken_until_it_is_gone(host: XlHost, tmp_path: 
     assert host.xl("destroy", "only").returncode == 0
     assert host.xl("create", "-q", str(config)).returncode == 0
     assert host.xl("destroy", "only").returncode == 0
+
+
+def test_realms_of_several_processes_run_at_the_same_time(
+    host: XlHost, tmp_path: Path, terminal: Callable[..., Terminal]
+) -> None:
+    """One that never stops does not keep others from running, and none disturbs another."""
+    spin = write_realm(tmp_path, "spin", SPIN)
+    assert host.xl("create", "-q", str(spin)).returncode == 0
+    talkers = []
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.cfg"
+        path.write_text(
+            f'name = "{name}"\ntype = "pvh"\nrealm = 1\ngic_version = "v3"\nmemory = 16\nvuart = "sbsa_uart"\n'
+            f'kernel = "{ROOT}/examples/hello-realm/Image"\n'
+        )
+        talkers.append(terminal(host, "create", "-c", str(path)))
+        talkers[-1].expect("> ")
+    for line in range(5):
+        for number, talker in enumerate(talkers):
+            talker.type(f"line {line} to {number}\r")
+            talker.expect(f"you said: line {line} to {number}")
+    before = host.domain("spin")
+    for talker in talkers:
+        talker.type("quit\r")
+        assert talker.wait() == 0
+    after = host.domain("spin")
+    assert before is not None and after is not None
+    assert after.shutdown_reason is None and after.cpu_time_ns > before.cpu_time_ns > 0
+    assert host.xl("destroy", "spin").returncode == 0
