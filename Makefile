@@ -16,7 +16,7 @@ help:
 	@echo 'make clean   remove the virtual environment and caches'
 
 # --without-pip and pip's --python: works without the python3-venv package of Debian.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py machine/cpu/native.c
 	$(PYTHON3) -m venv --without-pip $(VENV)
 	$(PYTHON3) -m pip --disable-pip-version-check --python $(PY) install --quiet --editable '.[dev]'
 	@touch $@

@@ -14,7 +14,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Kept in step with Native in native.py. */
+/* Changes with every structure and function below; native.py refuses another one. */
+const uint32_t element_interface = 2;
+
+/* Kept in step with ExceptionHook in native.py. */
 struct element {
     /* The library's functions and fields. */
     void *cpu;

@@ -14,6 +14,8 @@ from machine.cpu import CpuError
 
 _P, _U64 = ctypes.c_void_p, ctypes.c_uint64
 NOTHING_TAKEN: Final = -1
+#: ``element_interface`` of the native.c that this module was written with.
+INTERFACE: Final = 2
 
 
 class ExceptionHook(ctypes.Structure):
@@ -53,9 +55,15 @@ def _load() -> ctypes.PyDLL:
     if not path.exists():
         raise CpuError(f"{path} is missing: install the package with pip, or run `python setup.py build_ext --inplace'")
     try:
-        return ctypes.PyDLL(str(path))
+        library = ctypes.PyDLL(str(path))
+        interface = ctypes.c_uint32.in_dll(library, "element_interface").value
     except OSError as error:
         raise CpuError(f"cannot load {path}: {error}") from None
+    except ValueError:
+        interface = 0
+    if interface != INTERFACE:
+        raise CpuError(f"{path} was built from other sources: install the package again")
+    return library
 
 
 class NativeLibrary:
