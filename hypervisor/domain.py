@@ -64,7 +64,6 @@ class Domain:
     console_seen: int = 0
     #: A look at the console is due within :data:`hypervisor.consoles.CONSOLE_INTERVAL`.
     console_look_due: bool = False
-    stuck: bool = False
     shutdown_reason: ShutdownReason | None = None
     crash_reason: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)

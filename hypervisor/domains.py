@@ -405,9 +405,7 @@ class DomainTable:
         try:
             await _in_steps(steps)
         except RelinquishError as error:
-            domain.stuck = True
             raise Refusal("stuck", f"domain {domain.domid} cannot be destroyed yet: {error}", "EIO") from None
-        domain.stuck = False
         domain.realm = False
 
     def _log_cca(self, level: Level, text: str) -> None:

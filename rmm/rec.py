@@ -11,8 +11,8 @@ Implementation notes.
   images: a process whose element still has the image of that number loaded need not restore it.
 * What a REC waits for (``pending``) is completed by its next REC_ENTER, which has the context loaded; commands that run
   in between (RTT_SET_RIPAS, PSCI_COMPLETE) change the declared fields only.
-* "Running" is the field ``running``, set while REC_ENTER is under way, together with the runner's number in the RD
-  (:class:`rmm.lock.RunningRecs`): a REC whose runner is dead is stopped.
+* "Running" is no field of the REC: while REC_ENTER is under way, its runner's number is in the RD
+  (:class:`rmm.lock.RunningRecs`), and a REC whose runner is dead is stopped.
 """
 
 from __future__ import annotations
@@ -68,7 +68,6 @@ class RecGranule(Structure):
     aux = u64(0x028, AUX_GRANULES)
     # State.
     runnable = u64(0x0C0)
-    running = u64(0x0C8)
     context = u64(0x0D0)
     saves = u64(0x0D8)
     pending = u64(0x0E0)
@@ -131,7 +130,6 @@ class Rec:
     incarnation: int = _word(RecGranule.incarnation)
     aux_count: int = _word(RecGranule.aux_count)
     runnable: int = _word(RecGranule.runnable)
-    running: int = _word(RecGranule.running)
     context: int = _word(RecGranule.context)
     saves: int = _word(RecGranule.saves)
     pending: int = _word(RecGranule.pending)
@@ -255,4 +253,4 @@ def rec_index(mpidr: int) -> int | None:
 def is_running(rmm: Monitor, pa: int) -> bool:
     """Whether the REC at ``pa`` is being run, by a process that lives."""
     rec = Rec(rmm.memory, pa)
-    return bool(rec.running) and rmm.running.is_running(rec.rd, rec.index)
+    return rmm.running.is_running(rec.rd, rec.index)

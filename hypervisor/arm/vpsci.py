@@ -10,39 +10,21 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 from typing import Final, NamedTuple
 
+from rmm.abi import psci
+
 #: PSCI_VERSION: 1.1.
-VERSION: Final = 0x0001_0001
+VERSION: Final = psci.PSCI_VERSION_1_1
 #: Bit 30 of a function id: the SMC64 calling convention.
-SMC64: Final = 1 << 30
+SMC64: Final = psci.SMC64
+#: SMCCC_VERSION, for which PSCI_FEATURES answers 0 as well.
+SMCCC_VERSION: Final = psci.SMCCC_VERSION
+#: Return codes (signed) and AFFINITY_INFO results: a Realm's, from the RMM, and a plain guest's are the same.
+PsciError = psci.PsciStatus
+AffinityState = psci.Affinity
 #: MIGRATE_INFO_TYPE: no trusted OS that needs migration.
 TOS_MIGRATION_NOT_REQUIRED: Final = 2
-#: SMCCC_VERSION, for which PSCI_FEATURES answers 0 as well.
-SMCCC_VERSION: Final = 0x8000_0000
 #: Highest affinity level of AFFINITY_INFO.
 MAX_AFFINITY_LEVEL: Final = 3
-
-
-class PsciError(IntEnum):
-    """Return codes (signed)."""
-
-    SUCCESS = 0
-    NOT_SUPPORTED = -1
-    INVALID_PARAMETERS = -2
-    DENIED = -3
-    ALREADY_ON = -4
-    ON_PENDING = -5
-    INTERNAL_FAILURE = -6
-    NOT_PRESENT = -7
-    DISABLED = -8
-    INVALID_ADDRESS = -9
-
-
-class AffinityState(IntEnum):
-    """AFFINITY_INFO results."""
-
-    ON = 0
-    OFF = 1
-    ON_PENDING = 2
 
 
 class ShutdownReason(IntEnum):

@@ -49,7 +49,6 @@ _SSE: Final = ESR.SSE
 _SF: Final = ESR.SF
 
 _RUNNABLE: Final = RecGranule.runnable.offset >> 3
-_RUNNING: Final = RecGranule.running.offset >> 3
 _PENDING: Final = RecGranule.pending.offset >> 3
 _LAST_ESR: Final = RecGranule.last_esr.offset >> 3
 _LAST_FAR: Final = RecGranule.last_far.offset >> 3
@@ -94,7 +93,6 @@ def rec_enter(rmm: Monitor, rec: int, run: int) -> int:
             refused = _refusal(rmm, session, flags, cpu)
             if refused:
                 return refused
-            words[at + _RUNNING] = 1
         finally:
             flock(lock.fd, LOCK_UN)
     finally:
@@ -110,7 +108,6 @@ def rec_enter(rmm: Monitor, rec: int, run: int) -> int:
         here.forget()
         raise
     finally:
-        words[at + _RUNNING] = 0
         session.claim.stop()
     if granules.states[(run - DRAM_BASE) >> GRANULE_SHIFT] != _UNDELEGATED:
         # The host gave the granule away while its vCPU ran.
@@ -124,8 +121,6 @@ def _refusal(rmm: Monitor, session: Session, flags: int, cpu: Cpu) -> int:
     words, at = rmm.words, session.at
     if words[session.realm.state_word] != _ACTIVE:
         return Status.ERROR_REALM
-    if words[at + _RUNNING] and rmm.running.is_running(session.rd, session.index):
-        return Status.ERROR_REC
     if not words[at + _RUNNABLE] or words[at + _PENDING] & _PSCI:
         return Status.ERROR_REC
     if flags & _COMPLETES & ~words[at + _LAST_ALLOWS]:

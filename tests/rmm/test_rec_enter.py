@@ -10,11 +10,12 @@ from realm_world import CODE, MAPPED_TOP, RAM_TOP, S2SZ, UNPROTECTED, RealmWorld
 
 from machine.cpu import HCR, CpuError
 from machine.ich import ALWAYS_TRAPPED, make_lr
-from machine.memory import GRANULE_SIZE
+from machine.memory import DRAM_BASE, GRANULE_SIZE
 from rmm.abi import rmi
 from rmm.abi.registers import ExitReason, RecEnterFlags
 from rmm.abi.rmi import Status
 from rmm.abi.structures import RecRun
+from rmm.lock import RUNNERS_OFFSET
 
 EMUL_MMIO = RecEnterFlags.make(EMUL_MMIO=1)
 INJECT_SEA = RecEnterFlags.make(INJECT_SEA=1)
@@ -465,9 +466,11 @@ def test_a_running_rec_cannot_be_entered_destroyed_or_terminated(world: RealmWor
 
 
 def test_a_rec_whose_runner_died_counts_as_stopped(world: RealmWorld) -> None:
-    world.rec().running = 1  # as a killed process leaves it: the flag, without the lock
+    dead = 999  # a runner's number as a killed process leaves it: nobody holds its lock
+    runner = world.rd - DRAM_BASE + RUNNERS_OFFSET
+    world.board.memory.buf[runner : runner + 2] = dead.to_bytes(2, "little")
     assert world.try_enter() == Status.SUCCESS
-    assert not world.rec().running
+    assert world.board.memory.buf[runner : runner + 2] == b"\0\0"
 
 
 def test_a_run_granule_that_the_host_never_wrote_is_not_taken_for_zero_after_an_exit(world: RealmWorld) -> None:

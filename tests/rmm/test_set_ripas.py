@@ -118,7 +118,6 @@ def test_the_rec_must_be_a_stopped_one_of_the_realm(host: Host, rd: int, rec: Re
     for wrong in (rec.pa + 8, rd, host.delegated()):
         assert host.status("RTT_SET_RIPAS", rd, wrong, 0, PAGE) == "ERROR_INPUT"
         assert host.status("RTT_SET_RIPAS", wrong + 16, rec.pa, 0, PAGE) == "ERROR_INPUT"
-    rec.running = 1
     assert host.rmm.running.claim(rd, 0).start()
     assert host.status("RTT_SET_RIPAS", rd, rec.pa, 0, PAGE) == "ERROR_REC"
     host.rmm.running.claim(rd, 0).stop()

@@ -273,8 +273,6 @@ def test_destroy_refuses_what_is_not_a_stopped_rec(host: Host, rd: int) -> None:
     rec = host.rec(rd)
     for wrong in (rec + 8, rd, host.delegated(), host.ns(), Rec(host.memory, rec).aux[0]):
         assert host.call("REC_DESTROY", wrong) == (1, 0, 0, 0, 0)
-    view = Rec(host.memory, rec)
-    view.running = 1
     assert host.rmm.running.claim(rd, 0).start()
     assert host.status("REC_DESTROY", rec) == "ERROR_REC"
     host.rmm.running.claim(rd, 0).stop()
